@@ -1,0 +1,116 @@
+//! Vault: a bucket with Object Lock, and the keys to it.
+
+use jiff::Timestamp;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use crate::common::{SecretReference, date_time};
+use crate::condition::{Condition, Conditioned};
+
+/// Where the databases' log and backups are stored, and who can decrypt them.
+///
+/// The bucket must have versioning and Object Lock. What is stored is never overwritten, and nobody
+/// can delete it before its retention has passed. Deleting a Vault object deletes nothing in the bucket.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "Vault",
+    plural = "vaults",
+    namespaced,
+    status = "VaultStatus",
+    shortname = "hfv",
+    category = "holdfast",
+    derive = "PartialEq",
+    doc = "A bucket with Object Lock, the credentials for it, and the keys that its content is encrypted to.",
+    validation = Rule::new("size(self.metadata.name) <= 52").message("the name of a Vault has at most 52 characters"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Lock", type_ = "string", description = "Whether a lock was tried and held", json_path = ".status.conditions[?(@.type==\"LockEnforced\")].status"),
+    printcolumn(name = "Escrow", type_ = "string", description = "Whether more than one key can decrypt", json_path = ".status.conditions[?(@.type==\"EscrowConfigured\")].status"),
+    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.bucket"),
+    printcolumn(name = "Retention", type_ = "integer", description = "Days", json_path = ".spec.retentionDays"),
+    printcolumn(name = "Checked", type_ = "date", json_path = ".status.lastChecked"),
+    printcolumn(name = "Message", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type==\"Ready\")].message")
+)]
+#[x_kube(
+    validation = Rule::new("self.bucket == oldSelf.bucket").message("bucket cannot change: what is stored stays where it is; create another Vault").field_path(".bucket"),
+    validation = Rule::new("self.prefix == oldSelf.prefix").message("prefix cannot change: what is stored stays where it is; create another Vault").field_path(".prefix"),
+    validation = Rule::new("self.retentionDays >= oldSelf.retentionDays").message("retentionDays can only grow").field_path(".retentionDays")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VaultSpec {
+    /// URL of the S3 service, e.g. `https://s3.example.org`. Left out: AWS, by region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), regex(pattern = r"^https?://[^/\s]+/?$"))]
+    pub endpoint: Option<String>,
+    /// Region of the bucket.
+    #[serde(default = "default_region")]
+    #[schemars(length(min = 1, max = 64))]
+    pub region: String,
+    /// Name of the bucket. It must exist, with versioning and Object Lock.
+    #[schemars(length(min = 3, max = 63), regex(pattern = r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$"))]
+    pub bucket: String,
+    /// Everything is stored under this prefix, so that several hospitals can share a bucket.
+    /// No slash at either end; empty for none.
+    #[serde(default)]
+    #[schemars(length(max = 256), regex(pattern = r"^$|^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$"))]
+    pub prefix: String,
+    /// Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    pub credentials: SecretReference,
+    /// For how many days every object is locked from the moment it is stored. It can grow, never shrink.
+    #[schemars(range(min = 1, max = 36500))]
+    pub retention_days: u32,
+    /// To whom everything is encrypted before it leaves the site.
+    pub encryption: Encryption,
+}
+
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
+/// Encryption in the age format: writers hold public keys only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    /// Public keys (`age1...`). Name at least two: the standby site's, and one whose private half lies
+    /// in a safe, so that one lost key does not lose the data.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(validation = Rule::new("self.all(r, r.startsWith('age1'))").message("a recipient is an age public key; it begins with age1"))]
+    #[schemars(inner(length(min = 4, max = 128)))]
+    pub recipients: Vec<String>,
+    /// Secret with the key `identity` (`AGE-SECRET-KEY-1...`): the private key of one recipient. The
+    /// standby site needs it; the primary site must not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<SecretReference>,
+}
+
+/// What was found out about the bucket.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VaultStatus {
+    /// `metadata.generation` of the spec that was checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// When the bucket was checked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "date_time")]
+    pub last_checked: Option<Timestamp>,
+    /// The store's clock minus this site's, in seconds. Holdfast relies on neither; certificates do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_skew_seconds: Option<i64>,
+    /// Ready, LockEnforced, EscrowConfigured.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
+    pub conditions: Vec<Condition>,
+}
+
+impl Conditioned for VaultStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn set_conditions(&mut self, conditions: Vec<Condition>) {
+        self.conditions = conditions;
+    }
+}

@@ -1,0 +1,35 @@
+//! `holdfast isolation-probe`: run in a pod of a drill.
+
+use anyhow::{Context, bail};
+use clap::Args;
+use holdfast_operator::drill::isolation;
+
+/// Where a container leaves its last word (Kubernetes' `terminationMessagePath`), at most 4096 bytes.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// Try connections that must fail, and others that must not.
+#[derive(Debug, Args)]
+pub(crate) struct IsolationProbe {
+    /// An address of production; a connection that is made there fails the drill.
+    #[arg(long = "must-fail", value_name = "HOST:PORT")]
+    must_fail: Vec<String>,
+    /// An address that the drill needs: the positive control, without which refused connections prove nothing.
+    #[arg(long = "must-pass", value_name = "HOST:PORT")]
+    must_pass: Vec<String>,
+}
+
+impl IsolationProbe {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let report = isolation::probe(self.must_fail, self.must_pass).await;
+        let text = serde_json::to_string(&report)?;
+        println!("{text}");
+        // The operator reads the report from the pod's status; outside a pod there is no such file.
+        if std::path::Path::new(TERMINATION_LOG).exists() {
+            std::fs::write(TERMINATION_LOG, &text).with_context(|| format!("cannot write {TERMINATION_LOG}"))?;
+        }
+        if !report.isolated() {
+            bail!("not isolated, or the positive control failed");
+        }
+        Ok(())
+    }
+}

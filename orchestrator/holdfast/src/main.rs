@@ -1,0 +1,30 @@
+//! The one binary: the operator, the roles that it runs beside each database, and the kubectl plugin.
+
+mod cli;
+mod commands;
+mod role;
+mod telemetry;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    let telemetry = match telemetry::install(arguments.command.is_role()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("holdfast: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = cli::dispatch(arguments.command).await;
+    telemetry.shutdown();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("holdfast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Base backups: plain parts in order, sealed one by one, and a manifest that makes them count.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use holdfast_wal::{Lsn, SystemId, TimelineId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use crate::database::DatabaseVault;
+use crate::error::VaultError;
+use crate::fetch::{self, damaged, retrying};
+use crate::keys::is_valid_name;
+use crate::log::incarnation::Incarnation;
+use crate::log::storing::seal_chunk;
+use crate::object::{Hash, Nonce, ObjectError, PublicKey, Subject, decode, decode_header, encode_plain};
+use crate::seal::{Identities, Recipients, Sealer, open};
+use crate::store::{Created, ListRequest, StoreError, StoreErrorKind};
+
+/// The best size of a part: big enough for the store, small enough for memory.
+pub const BACKUP_PART_BYTES: usize = 4 * 1024 * 1024;
+/// The longest part that is taken.
+const MAX_PART_BYTES: usize = 16 * 1024 * 1024;
+/// Parts being stored, and parts being fetched, at the same time.
+const IN_FLIGHT: usize = 2;
+
+/// What is known of a base backup when it begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupMeta {
+    /// Its id in the vault; ids sort as they begin.
+    pub id: String,
+    /// Where replay begins.
+    pub start: Lsn,
+    /// On which timeline.
+    pub timeline: TimelineId,
+    /// PostgreSQL's version, as it says it.
+    pub server_version: String,
+    /// The label given to PostgreSQL.
+    pub label: String,
+    /// When it began, by the agent's clock.
+    pub started: Timestamp,
+    /// Settings that a standby must match, and where files go.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// Its tablespaces.
+    #[serde(default)]
+    pub tablespaces: Vec<Tablespace>,
+}
+
+/// A tablespace of a base backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tablespace {
+    /// Its OID.
+    pub oid: u32,
+    /// Where it was on the server.
+    pub location: String,
+}
+
+/// A complete base backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupManifest {
+    /// What was known when it began.
+    pub meta: BackupMeta,
+    /// The system that it is of.
+    pub system_id: SystemId,
+    /// Replay must reach this before the database is consistent.
+    pub end: Lsn,
+    /// When it finished, by the agent's clock.
+    pub finished: Timestamp,
+    /// Its parts.
+    pub parts: u32,
+    /// Bytes of the parts before they were sealed.
+    pub plain_bytes: u64,
+    /// Bytes in the store.
+    pub stored_bytes: u64,
+    /// The digest of the last part's header block, through which all parts hang together.
+    pub last_part: Option<Hash>,
+    /// The incarnation that made it.
+    pub nonce: Nonce,
+    /// The key that signs its parts and this manifest.
+    pub key: PublicKey,
+}
+
+/// Stores a base backup, part by part. Until [`BackupWriter::finish`] there is no backup.
+pub struct BackupWriter {
+    database: DatabaseVault,
+    system_id: SystemId,
+    meta: BackupMeta,
+    me: Incarnation,
+    /// Always there but while a part is sealed on another thread.
+    sealer: Option<Sealer>,
+    next: u32,
+    prev: Option<Hash>,
+    plain_bytes: u64,
+    stored_bytes: u64,
+    puts: VecDeque<JoinHandle<Result<(), VaultError>>>,
+}
+
+impl std::fmt::Debug for BackupWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackupWriter").field("id", &self.meta.id).field("parts", &self.next).finish_non_exhaustive()
+    }
+}
+
+impl Drop for BackupWriter {
+    fn drop(&mut self) {
+        self.puts.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl BackupWriter {
+    pub(crate) fn new(
+        database: DatabaseVault,
+        system_id: SystemId,
+        meta: BackupMeta,
+        recipients: &Recipients,
+    ) -> Result<BackupWriter, VaultError> {
+        if !is_valid_name(&meta.id) {
+            return Err(VaultError::BadName { what: "a backup", name: meta.id });
+        }
+        let sealer = Sealer::new(recipients.clone()).map_err(damaged(&database.keys.backup_manifest(&meta.id)))?;
+        Ok(BackupWriter {
+            database,
+            system_id,
+            meta,
+            me: Incarnation::random(),
+            sealer: Some(sealer),
+            next: 0,
+            prev: None,
+            plain_bytes: 0,
+            stored_bytes: 0,
+            puts: VecDeque::new(),
+        })
+    }
+
+    /// Stores the next part, of at most 16 MiB. Returns when it is on its way; an earlier part that could not be
+    /// stored is reported here or by [`BackupWriter::finish`].
+    pub async fn part(&mut self, plain: Bytes) -> Result<(), VaultError> {
+        let key = self.database.keys.backup_part(&self.meta.id, self.next);
+        if plain.len() > MAX_PART_BYTES {
+            let (len, max) = (plain.len() as u64, MAX_PART_BYTES as u64);
+            return Err(damaged(&key)(ObjectError::BodyTooLong { len, max }));
+        }
+        while self.puts.len() >= IN_FLIGHT {
+            self.settle().await?;
+        }
+        let len = plain.len() as u64;
+        let (object, hash) = self.seal(plain).await.map_err(damaged(&key))?;
+        self.plain_bytes += len;
+        self.stored_bytes += object.len() as u64;
+        (self.prev, self.next) = (Some(hash), self.next + 1);
+        let database = self.database.clone();
+        self.puts.push_back(tokio::spawn(async move { database.create_own(&key, object).await }));
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<(), VaultError> {
+        let Some(put) = self.puts.pop_front() else { return Ok(()) };
+        put.await.map_err(|_| VaultError::Store(ended("a task that stores a part ended")))?
+    }
+
+    async fn seal(&mut self, plain: Bytes) -> Result<(Bytes, Hash), ObjectError> {
+        let gone = || ObjectError::Open { reason: "the sealing thread ended".into() };
+        let mut sealer = self.sealer.take().ok_or_else(gone)?;
+        let (me, header) = (self.me.clone(), self.me.header(self.subject(self.next, self.prev)));
+        let job = move || {
+            let sealed = seal_chunk(&mut sealer, &me, header, &plain);
+            (sealer, sealed)
+        };
+        let (sealer, sealed) = tokio::task::spawn_blocking(job).await.map_err(|_| gone())?;
+        self.sealer = Some(sealer);
+        sealed
+    }
+
+    fn subject(&self, n: u32, prev: Option<Hash>) -> Subject {
+        part_subject(&self.database.name, self.system_id, &self.meta.id, n, prev)
+    }
+
+    /// Waits for all parts and stores the manifest: from then on the backup counts.
+    pub async fn finish(mut self, end: Lsn, finished: Timestamp) -> Result<BackupManifest, VaultError> {
+        while !self.puts.is_empty() {
+            self.settle().await?;
+        }
+        let manifest = BackupManifest {
+            meta: self.meta.clone(),
+            system_id: self.system_id,
+            end,
+            finished,
+            parts: self.next,
+            plain_bytes: self.plain_bytes,
+            stored_bytes: self.stored_bytes,
+            last_part: self.prev,
+            nonce: self.me.nonce(),
+            key: self.me.public(),
+        };
+        let key = self.database.keys.backup_manifest(&self.meta.id);
+        let body =
+            serde_json::to_vec(&manifest).map_err(|e| damaged(&key)(ObjectError::Header { reason: e.to_string() }))?;
+        let header = self.me.header(manifest_subject(&self.database.name, self.system_id, &self.meta.id));
+        let (object, _) = encode_plain(header, &body, self.me.key()).map_err(damaged(&key))?;
+        self.database.create_own(&key, object).await?;
+        Ok(manifest)
+    }
+}
+
+fn part_subject(database: &str, system_id: SystemId, backup: &str, n: u32, prev: Option<Hash>) -> Subject {
+    Subject::BackupPart { database: database.into(), system_id, backup: backup.into(), n, prev }
+}
+
+fn manifest_subject(database: &str, system_id: SystemId, backup: &str) -> Subject {
+    Subject::BackupManifest { database: database.into(), system_id, backup: backup.into() }
+}
+
+fn ended(detail: &str) -> StoreError {
+    let detail = detail.to_owned();
+    StoreError { kind: StoreErrorKind::Other, operation: "PutObject", target: "a backup".into(), detail }
+}
+
+impl DatabaseVault {
+    /// Creates an object at a key that nobody else writes.
+    async fn create_own(&self, key: &str, object: Bytes) -> Result<(), VaultError> {
+        let store = &*self.vault.store;
+        if fetch::create_until_known(store, key, object.clone()).await? == Created::Stored {
+            return Ok(());
+        }
+        match fetch::oldest(store, key).await? {
+            Some(stored) if stored.bytes == object => Ok(()),
+            _ => {
+                let reason = "something else is stored under this key".to_owned();
+                Err(damaged(key)(ObjectError::Misplaced { reason }))
+            }
+        }
+    }
+}
+
+/// All complete backups of a database. A folder without a manifest is a backup that never finished.
+pub(crate) async fn list(database: &DatabaseVault) -> Result<Vec<BackupManifest>, VaultError> {
+    let (prefix, mut after, mut ids) = (database.keys.backups(), String::new(), Vec::new());
+    loop {
+        let request = ListRequest { prefix: &prefix, after: &after, limit: 1000, folders: true };
+        let listing = retrying(|| database.vault.store.list(request.clone())).await?;
+        let id = |folder: &String| Some(folder.strip_prefix(&prefix)?.strip_suffix('/')?.to_owned());
+        ids.extend(listing.folders.iter().filter_map(id));
+        match listing.folders.last() {
+            Some(last) if listing.more => after = format!("{}0", last.trim_end_matches('/')),
+            _ => break,
+        }
+    }
+    let read = futures::stream::iter(ids).map(|id| async move { read_manifest(database, &id).await }).buffered(4);
+    let read: Vec<_> = read.collect().await;
+    let mut manifests = read.into_iter().filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    manifests.sort_by(|a, b| (a.finished, &a.meta.id).cmp(&(b.finished, &b.meta.id)));
+    Ok(manifests)
+}
+
+async fn read_manifest(database: &DatabaseVault, id: &str) -> Result<Option<BackupManifest>, VaultError> {
+    let key = database.keys.backup_manifest(id);
+    let Some(object) = retrying(|| database.vault.store.get(&key)).await? else {
+        // Never finished, or hidden by a delete marker.
+        let Some(object) = fetch::oldest(&*database.vault.store, &key).await? else { return Ok(None) };
+        return parse_manifest(database, id, &key, &object.bytes).map(Some);
+    };
+    let newest = parse_manifest(database, id, &key, &object.bytes);
+    if newest.is_ok() {
+        return newest.map(Some);
+    }
+    match fetch::oldest(&*database.vault.store, &key).await? {
+        Some(object) => parse_manifest(database, id, &key, &object.bytes).map(Some),
+        None => newest.map(Some),
+    }
+}
+
+fn parse_manifest(database: &DatabaseVault, id: &str, key: &str, bytes: &Bytes) -> Result<BackupManifest, VaultError> {
+    let (decoded, body) = decode(bytes).map_err(damaged(key))?;
+    let manifest: BackupManifest =
+        serde_json::from_slice(&body).map_err(|e| damaged(key)(ObjectError::Header { reason: e.to_string() }))?;
+    let fits = decoded.header.subject == manifest_subject(&database.name, manifest.system_id, id)
+        && manifest.meta.id == id
+        && manifest.key == decoded.header.key
+        && manifest.nonce == decoded.header.nonce;
+    if fits {
+        return Ok(manifest);
+    }
+    Err(damaged(key)(ObjectError::Misplaced { reason: "it is not the manifest of this backup".into() }))
+}
+
+/// A part: its digest, the digest that it names, its plain bytes.
+type Part = (Hash, Option<Hash>, Bytes);
+
+/// Reads a base backup. A few parts are fetched ahead.
+pub struct BackupReader {
+    database: DatabaseVault,
+    manifest: BackupManifest,
+    identities: Identities,
+    /// The next part to fetch, and the next to give.
+    fetch: u32,
+    give: u32,
+    prev: Option<Hash>,
+    ahead: VecDeque<JoinHandle<Result<Part, VaultError>>>,
+}
+
+impl std::fmt::Debug for BackupReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackupReader").field("id", &self.manifest.meta.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for BackupReader {
+    fn drop(&mut self) {
+        self.ahead.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl BackupReader {
+    pub(crate) fn new(database: DatabaseVault, manifest: BackupManifest, identities: Identities) -> BackupReader {
+        BackupReader { database, manifest, identities, fetch: 0, give: 0, prev: None, ahead: VecDeque::new() }
+    }
+
+    /// The next part, verified and opened; `None` after the last. An error ends the reading: begin again.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, VaultError> {
+        while self.fetch < self.manifest.parts && self.ahead.len() <= IN_FLIGHT {
+            let part = read_part(self.database.clone(), self.manifest.clone(), self.fetch, self.identities.clone());
+            self.ahead.push_back(tokio::spawn(part));
+            self.fetch += 1;
+        }
+        let Some(next) = self.ahead.pop_front() else { return Ok(None) };
+        let (hash, prev, plain) = next.await.map_err(|_| VaultError::Store(ended("a task that reads ended")))??;
+        let last = self.give + 1 == self.manifest.parts;
+        if prev != self.prev || (last && self.manifest.last_part != Some(hash)) {
+            let key = self.database.keys.backup_part(&self.manifest.meta.id, self.give);
+            let reason = "it does not follow the part before it".to_owned();
+            return Err(damaged(&key)(ObjectError::Misplaced { reason }));
+        }
+        (self.prev, self.give) = (Some(hash), self.give + 1);
+        Ok(Some(plain))
+    }
+}
+
+async fn read_part(
+    database: DatabaseVault,
+    manifest: BackupManifest,
+    n: u32,
+    identities: Identities,
+) -> Result<Part, VaultError> {
+    let key = database.keys.backup_part(&manifest.meta.id, n);
+    let store = &*database.vault.store;
+    let newest = retrying(|| store.get(&key)).await?;
+    let sound = |object: &crate::store::Object| is_part(&object.bytes, &database.name, &manifest, n);
+    let object = match newest {
+        Some(object) if sound(&object) => object,
+        _ => {
+            let missing = || damaged(&key)(ObjectError::Truncated { have: 0, need: 1 });
+            fetch::oldest(store, &key).await?.ok_or_else(missing)?
+        }
+    };
+    let job_key = key.clone();
+    let job = move || {
+        let (decoded, body) = decode(&object.bytes).map_err(damaged(&job_key))?;
+        let prev = match &decoded.header.subject {
+            Subject::BackupPart { prev, .. } if is_part(&object.bytes, &database.name, &manifest, n) => *prev,
+            _ => {
+                let reason = format!("it is not part {n} of backup {}", manifest.meta.id);
+                return Err(damaged(&job_key)(ObjectError::Misplaced { reason }));
+            }
+        };
+        let none = || ObjectError::Misplaced { reason: "a part without a body".into() };
+        let info = decoded.header.body.as_ref().ok_or_else(none).map_err(damaged(&job_key))?;
+        let plain = open(info, &body, &identities).map_err(damaged(&job_key))?;
+        Ok((decoded.hash, prev, plain.into()))
+    };
+    let ended = |_| VaultError::Store(ended("the opening thread ended"));
+    tokio::task::spawn_blocking(job).await.map_err(ended)?
+}
+
+/// Whether the header says that this is part `n` of the backup, signed by the backup's key.
+fn is_part(bytes: &[u8], database: &str, manifest: &BackupManifest, n: u32) -> bool {
+    let Ok(decoded) = decode_header(bytes) else { return false };
+    let signer = (decoded.header.nonce, decoded.header.key) == (manifest.nonce, manifest.key);
+    let Subject::BackupPart { prev, .. } = decoded.header.subject else { return false };
+    signer && decoded.header.subject == part_subject(database, manifest.system_id, &manifest.meta.id, n, prev)
+}

@@ -1,0 +1,249 @@
+//! One database in a vault.
+
+use std::sync::Arc;
+
+use holdfast_wal::record::RecordScanner;
+use holdfast_wal::{Lsn, is_valid_segment_size};
+use tokio::sync::OnceCell;
+
+use crate::backup::{self, BackupManifest, BackupMeta, BackupReader, BackupWriter};
+use crate::error::VaultError;
+use crate::fetch::{self, damaged};
+use crate::keys::{DatabaseKeys, Position};
+use crate::log::LogAccess;
+use crate::log::errors::{ClaimError, ReadError, TakeoverError};
+use crate::log::incarnation::Incarnation;
+use crate::log::reader::LogReader;
+use crate::log::takeover::TakeoverOptions;
+use crate::log::types::{
+    Attached, ClaimOptions, Identity, ORIGIN, Promoted, Promotion, ReadEvent, ReadOptions, Taken, TakerState, Tip,
+};
+use crate::log::walk::LogFacts;
+use crate::log::writing::LogWriter;
+use crate::object::{Lineage, Link, ObjectError, Subject, decode, encode_plain};
+use crate::seal::{Identities, Recipients};
+use crate::vault::Vault;
+
+/// One database in a vault: its identity, its log, its base backups. Cheap to clone.
+#[derive(Clone)]
+pub struct DatabaseVault {
+    pub(crate) vault: Vault,
+    pub(crate) name: String,
+    pub(crate) keys: DatabaseKeys,
+    /// Read once: it never changes.
+    identity: Arc<OnceCell<(Identity, Link)>>,
+}
+
+impl std::fmt::Debug for DatabaseVault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DatabaseVault").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl DatabaseVault {
+    pub(crate) fn new(vault: Vault, name: &str) -> DatabaseVault {
+        let keys = vault.keys.database(name);
+        DatabaseVault { vault, name: name.to_owned(), keys, identity: Arc::default() }
+    }
+
+    /// The database's name in the vault.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Says which database the name stands for. The first one decides; the same system again is fine and gives what
+    /// is stored.
+    ///
+    /// # Errors
+    /// [`VaultError::OtherSystem`] when the name belongs to another system.
+    pub async fn register(&self, identity: Identity) -> Result<Identity, VaultError> {
+        let given = identity.system_id;
+        if let Some(stored) = self.identity().await? {
+            return self.same_system(stored, given);
+        }
+        let key = self.keys.identity();
+        check_identity(&identity).map_err(damaged(&key))?;
+        let me = Incarnation::random();
+        let body = serde_json::to_vec(&identity).map_err(|e| bad_body(&key, &e))?;
+        let header = me.header(Subject::Identity { database: self.name.clone() });
+        let (object, _) = encode_plain(header, &body, me.key()).map_err(damaged(&key))?;
+        fetch::create_until_known(&*self.vault.store, &key, object).await?;
+        let stored = self.identity().await?.ok_or_else(|| self.unknown())?;
+        self.same_system(stored, given)
+    }
+
+    fn same_system(&self, stored: Identity, given: holdfast_wal::SystemId) -> Result<Identity, VaultError> {
+        if stored.system_id == given {
+            return Ok(stored);
+        }
+        Err(VaultError::OtherSystem { name: self.name.clone(), stored: stored.system_id, given })
+    }
+
+    fn unknown(&self) -> VaultError {
+        VaultError::UnknownDatabase { name: self.name.clone() }
+    }
+
+    /// Which database the name stands for; `None` when it was never registered.
+    pub async fn identity(&self) -> Result<Option<Identity>, VaultError> {
+        match self.identity_link().await {
+            Ok((identity, _)) => Ok(Some(identity.clone())),
+            Err(VaultError::UnknownDatabase { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn identity_link(&self) -> Result<&(Identity, Link), VaultError> {
+        self.identity.get_or_try_init(|| self.read_identity()).await
+    }
+
+    async fn read_identity(&self) -> Result<(Identity, Link), VaultError> {
+        let key = self.keys.identity();
+        let object = fetch::oldest(&*self.vault.store, &key).await?.ok_or_else(|| self.unknown())?;
+        let (decoded, body) = decode(&object.bytes).map_err(damaged(&key))?;
+        if decoded.header.subject != (Subject::Identity { database: self.name.clone() }) {
+            let reason = "it is not the identity of this database".to_owned();
+            return Err(damaged(&key)(ObjectError::Misplaced { reason }));
+        }
+        let identity: Identity = serde_json::from_slice(&body).map_err(|e| bad_body(&key, &e))?;
+        check_identity(&identity).map_err(damaged(&key))?;
+        let at = Position { epoch: 0, start: identity.origin };
+        Ok((identity, Link { at, hash: decoded.hash }))
+    }
+
+    pub(crate) async fn access(&self) -> Result<LogAccess, VaultError> {
+        let (identity, link) = self.identity_link().await?;
+        let facts = LogFacts {
+            database: self.name.clone(),
+            system_id: identity.system_id,
+            segment_size: identity.segment_size,
+            origin: identity.origin,
+        };
+        Ok(LogAccess {
+            store: self.vault.store.clone(),
+            keys: self.keys.clone(),
+            facts: Arc::new(facts),
+            genesis: (Lineage::new(ORIGIN, &identity.history), *link),
+        })
+    }
+
+    /// Claims the log for the attached server: from here on no other writer's chunk counts.
+    pub async fn claim(
+        &self,
+        attached: &Attached,
+        recipients: &Recipients,
+        options: ClaimOptions,
+    ) -> Result<LogWriter, ClaimError> {
+        let (identity, _) = self.identity_link().await?;
+        self.same_system(identity.clone(), attached.system_id)?;
+        self.access().await?.claim(attached, recipients, options).await
+    }
+
+    /// Where the log ends now. Opens nothing.
+    pub async fn tip(&self) -> Result<Tip, VaultError> {
+        let access = self.access().await?;
+        let end = access.walk(access.near_end().await?, true).await?;
+        let last = Lsn(end.position().start.0.saturating_sub(1));
+        Ok(Tip {
+            epoch: end.position().epoch,
+            tip: end.position().start,
+            timeline: end.lineage().history.timeline_at(last),
+            lineage: end.lineage().clone(),
+            last_seal: end.opened_by().cloned(),
+        })
+    }
+
+    /// Reads the log from a position on. The first WAL begins exactly there.
+    ///
+    /// # Errors
+    /// [`VaultError::UnknownDatabase`]; all else comes from [`LogReader::next`].
+    pub async fn reader(
+        &self,
+        identities: Identities,
+        from: Lsn,
+        options: ReadOptions,
+    ) -> Result<LogReader, VaultError> {
+        Ok(LogReader::new(self.access().await?, identities, from, options))
+    }
+
+    /// Takes the log over: when it returns, the log ends at [`Taken::sealed`] and no writer that is alive anywhere
+    /// can have anything acknowledged beyond it. Repeated with the same state it finds its own seal again.
+    pub async fn takeover(&self, state: &TakerState, options: &TakeoverOptions) -> Result<Taken, TakeoverError> {
+        self.access().await?.takeover(state, options).await
+    }
+
+    /// The point of no return: when it returns, the standby may open. Repeated with the same state it finds its own
+    /// promote again.
+    ///
+    /// # Errors
+    /// [`TakeoverError::Lost`]: the standby must not open.
+    pub async fn promote(
+        &self,
+        state: &TakerState,
+        taken: &Taken,
+        promotion: &Promotion,
+    ) -> Result<Promoted, TakeoverError> {
+        self.access().await?.promote(state, taken, promotion).await
+    }
+
+    /// The end of the last complete WAL record at or below `upto`. `from` is the start or the end of some record at
+    /// or below it, such as the standby's replay position; the log from there to `upto` is read.
+    pub async fn floor(&self, identities: Identities, from: Lsn, upto: Lsn) -> Result<Lsn, ReadError> {
+        let access = self.access().await?;
+        let facts = access.facts.clone();
+        let mut scanner = RecordScanner::new(from, facts.segment_size, false);
+        if from >= upto {
+            return Ok(from);
+        }
+        let mut reader = LogReader::new(access, identities, from, ReadOptions::default());
+        loop {
+            match reader.next().await? {
+                ReadEvent::Wal { start, data, .. } => {
+                    let want = (upto.saturating_sub(start)).min(data.len() as u64) as usize;
+                    if let Err(error) = scanner.push(&data[..want]) {
+                        let reason = format!("the WAL in it does not read as records: {error}");
+                        let key = format!("{} around {start}", self.keys.log());
+                        return Err(VaultError::Damaged { key, error: ObjectError::Misplaced { reason } }.into());
+                    }
+                    if start.checked_add(data.len() as u64).is_none_or(|end| end >= upto) {
+                        return Ok(scanner.complete_end());
+                    }
+                }
+                ReadEvent::AtEnd { tip, .. } | ReadEvent::Cut { to: tip, .. } if tip < upto => {
+                    return Err(ReadError::EndsBefore { tip, upto });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Begins a base backup.
+    pub async fn begin_backup(&self, meta: BackupMeta, recipients: Recipients) -> Result<BackupWriter, VaultError> {
+        let (identity, _) = self.identity_link().await?;
+        BackupWriter::new(self.clone(), identity.system_id, meta, &recipients)
+    }
+
+    /// All complete base backups, the one that finished last at the end.
+    pub async fn backups(&self) -> Result<Vec<BackupManifest>, VaultError> {
+        backup::list(self).await
+    }
+
+    /// Reads a base backup: its plain parts in order.
+    pub fn read_backup(&self, manifest: &BackupManifest, identities: Identities) -> BackupReader {
+        BackupReader::new(self.clone(), manifest.clone(), identities)
+    }
+}
+
+fn check_identity(identity: &Identity) -> Result<(), ObjectError> {
+    let bad = |reason: String| Err(ObjectError::Misplaced { reason });
+    if !is_valid_segment_size(identity.segment_size) {
+        return bad(format!("a WAL segment size of {} bytes", identity.segment_size));
+    }
+    if !identity.origin.is_valid() || identity.origin.segment_offset(identity.segment_size) != 0 {
+        return bad(format!("the log's origin {} is not the start of a segment", identity.origin));
+    }
+    Ok(())
+}
+
+fn bad_body(key: &str, error: &serde_json::Error) -> VaultError {
+    VaultError::Damaged { key: key.to_owned(), error: ObjectError::Header { reason: error.to_string() } }
+}

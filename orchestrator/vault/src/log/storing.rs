@@ -1,0 +1,265 @@
+//! The task of a running writer: cuts chunks, seals them, carries them to the store, counts what is durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_wal::Lsn;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::error::VaultError;
+use crate::fetch::{self, Backoff};
+use crate::keys::Position;
+use crate::log::access::LogAccess;
+use crate::log::incarnation::Incarnation;
+use crate::log::types::{SealSummary, StoreProblem, WriterLimits, WriterState};
+use crate::log::writer::{ChunkAnswer, Cut, WriterCore};
+use crate::log::writing::Shared;
+use crate::object::{Hash, Header, ObjectError, decode_header, encode_header};
+use crate::seal::Sealer;
+use crate::store::{Created, StoreError};
+
+/// Chunks above this are sealed off the async threads.
+const SEAL_INLINE_BYTES: u64 = 256 * 1024;
+
+/// What a PUT task ends with.
+struct PutEnd {
+    start: Lsn,
+    len: u64,
+    result: Result<ChunkAnswer, StoreError>,
+    again: Option<Again>,
+}
+
+/// What a PUT whose outcome is unknown keeps, to be sent again.
+struct Again {
+    key: String,
+    object: Bytes,
+    backoff: Backoff,
+}
+
+/// The task of a running writer: cuts, seals, sends, counts.
+pub(super) struct Task {
+    access: LogAccess,
+    me: Incarnation,
+    core: WriterCore,
+    /// Always there but while a big chunk is sealed on another thread.
+    sealer: Option<Sealer>,
+    shared: Arc<Shared>,
+    state: watch::Sender<WriterState>,
+    puts: JoinSet<PutEnd>,
+    looks: JoinSet<(Position, Result<Option<Bytes>, StoreError>)>,
+    limits: WriterLimits,
+}
+
+impl Task {
+    pub(super) fn new(
+        access: LogAccess,
+        me: Incarnation,
+        core: WriterCore,
+        sealer: Sealer,
+        shared: Arc<Shared>,
+        state: watch::Sender<WriterState>,
+        limits: WriterLimits,
+    ) -> Task {
+        let (puts, looks) = (JoinSet::new(), JoinSet::new());
+        Task { access, me, core, sealer: Some(sealer), shared, state, puts, looks, limits }
+    }
+
+    pub(super) async fn run(mut self) {
+        let reason = match self.work().await {
+            Ok(()) => "it was closed or fenced".to_owned(),
+            Err(error) => {
+                tracing::error!(%error, "the writer cannot seal and stops");
+                error.to_string()
+            }
+        };
+        self.shared.queue().ended = Some(reason);
+        self.shared.drained.notify_waiters();
+        // Nothing more goes out.
+        self.puts.abort_all();
+    }
+
+    async fn work(&mut self) -> Result<(), ObjectError> {
+        loop {
+            self.cut().await?;
+            self.publish();
+            let closed = {
+                let queue = self.shared.queue();
+                queue.closed && queue.bytes == 0 && self.puts.is_empty()
+            };
+            if closed || self.core.fence().is_some() {
+                return Ok(());
+            }
+            let shared = self.shared.clone();
+            tokio::select! {
+                Some(end) = self.puts.join_next() => if let Ok(end) = end { self.ended(end) },
+                Some(look) = self.looks.join_next() => if let Ok((at, found)) = look { self.looked(at, found) },
+                () = shared.filled.notified() => {}
+                () = tokio::time::sleep(self.limits.idle_check), if self.looks.is_empty() => self.look(),
+            }
+        }
+    }
+
+    /// Cuts, seals and sends as long as there are bytes and a slot.
+    async fn cut(&mut self) -> Result<(), ObjectError> {
+        loop {
+            let offered = self.shared.queue().offer(self.limits.max_chunk_bytes);
+            let Some(cut) = self.core.plan(offered) else { return Ok(()) };
+            let plain = self.shared.queue().take((cut.end.0 - cut.start.0) as usize);
+            self.shared.drained.notify_waiters();
+            let (object, hash) = self.seal(cut, plain).await?;
+            let at = self.core.sent(cut, hash);
+            let key = self.access.key(at);
+            let again = Again { key, object, backoff: Backoff::store() };
+            self.state.send_if_modified(|state| {
+                state.requests += 1;
+                false
+            });
+            self.send(cut.start, again, None);
+        }
+    }
+
+    async fn seal(&mut self, cut: Cut, plain: Bytes) -> Result<(Bytes, Hash), ObjectError> {
+        let gone = || ObjectError::Open { reason: "the sealing thread ended".into() };
+        let mut sealer = self.sealer.take().ok_or_else(gone)?;
+        let header = self.me.header(self.core.subject(cut));
+        let me = self.me.clone();
+        let job = move || {
+            let sealed = seal_chunk(&mut sealer, &me, header, &plain);
+            (sealer, sealed)
+        };
+        let inline = cut.end.0 - cut.start.0 <= SEAL_INLINE_BYTES;
+        let (sealer, sealed) =
+            if inline { job() } else { tokio::task::spawn_blocking(job).await.map_err(|_| gone())? };
+        self.sealer = Some(sealer);
+        sealed
+    }
+
+    fn send(&mut self, start: Lsn, mut again: Again, wait: Option<Duration>) {
+        let access = self.access.clone();
+        self.puts.spawn(async move {
+            if let Some(wait) = wait {
+                tokio::time::sleep(wait).await;
+            }
+            let result = put_chunk(&access, &again.key, &again.object).await;
+            let len = again.object.len() as u64;
+            if result.is_ok() {
+                again.object = Bytes::new();
+            }
+            PutEnd { start, len, again: result.is_err().then_some(again), result }
+        });
+    }
+
+    fn ended(&mut self, end: PutEnd) {
+        match (end.result, end.again) {
+            (Ok(answer), _) => {
+                let stored = answer == ChunkAnswer::Stored;
+                self.core.answered(end.start, answer);
+                self.state.send_if_modified(|state| {
+                    state.chunks += u64::from(stored);
+                    state.stored_bytes += if stored { end.len } else { 0 };
+                    state.store_problem = None;
+                    false
+                });
+            }
+            (Err(error), Some(mut again)) => {
+                // Unknown: the same bytes again, for ever. Even what looks permanent may be put right by a person.
+                let problem = problem(&error);
+                if self.state.borrow().store_problem.as_ref() != Some(&problem) {
+                    tracing::warn!(%error, "the store does not take a chunk; trying again");
+                }
+                let wait = again.backoff.step();
+                self.state.send_if_modified(|state| {
+                    state.requests += 1;
+                    state.store_problem = Some(problem);
+                    false
+                });
+                self.send(end.start, again, Some(wait));
+            }
+            (Err(_), None) => {}
+        }
+    }
+
+    /// An idle writer would notice a seal only with its next chunk.
+    fn look(&mut self) {
+        let Some(at) = self.core.idle_position() else { return };
+        let access = self.access.clone();
+        self.looks.spawn(async move {
+            let found = access.store.get_front(&access.key(at), 64 * 1024).await;
+            (at, found.map(|object| object.map(|object| object.bytes)))
+        });
+    }
+
+    fn looked(&mut self, at: Position, found: Result<Option<Bytes>, StoreError>) {
+        match found {
+            // Still idle there: nothing of ours was ever sent to that key.
+            Ok(Some(bytes)) if self.core.idle_position() == Some(at) => {
+                self.core.answered(at.start, ChunkAnswer::Foreign(summary(&bytes)));
+            }
+            Ok(_) => self.problem(None),
+            Err(error) => self.problem(Some(problem(&error))),
+        }
+    }
+
+    fn problem(&self, problem: Option<StoreProblem>) {
+        self.state.send_if_modified(|state| {
+            state.store_problem = problem;
+            false
+        });
+    }
+
+    fn publish(&self) {
+        let received = self.shared.queue().next;
+        self.state.send_modify(|state| {
+            state.received = received;
+            state.durable = self.core.durable();
+            state.in_flight = self.core.in_flight();
+            state.fenced = self.core.fence().cloned();
+        });
+    }
+}
+
+fn problem(error: &StoreError) -> StoreProblem {
+    let hint = error.hint().to_owned();
+    StoreProblem { reason: VaultError::from(error.clone()).reason().to_owned(), message: error.to_string(), hint }
+}
+
+/// Seals one chunk: body, header, signature.
+pub(crate) fn seal_chunk(
+    sealer: &mut Sealer,
+    me: &Incarnation,
+    mut header: Header,
+    plain: &[u8],
+) -> Result<(Bytes, Hash), ObjectError> {
+    let mut body = Vec::new();
+    header.body = Some(sealer.seal(plain, &mut body)?);
+    let (mut object, hash) = encode_header(&header, me.key())?;
+    object.reserve_exact(body.len());
+    object.extend_from_slice(&body);
+    Ok((object.into(), hash))
+}
+
+/// One PUT, and for a refused one the look at what stands there. Rule 1: 412 alone says nothing.
+async fn put_chunk(access: &LogAccess, key: &str, object: &Bytes) -> Result<ChunkAnswer, StoreError> {
+    if access.store.create(key, object.clone()).await? == Created::Stored {
+        return Ok(ChunkAnswer::Stored);
+    }
+    let there = access.store.get(key).await?;
+    if there.is_some_and(|there| there.bytes == *object) {
+        return Ok(ChunkAnswer::Stored);
+    }
+    // Refused and now hidden, or overwritten: the oldest version is what stands there.
+    let oldest = fetch::oldest(&*access.store, key).await?;
+    Ok(match oldest {
+        Some(oldest) if oldest.bytes == *object => ChunkAnswer::Stored,
+        Some(oldest) => ChunkAnswer::Foreign(summary(&oldest.bytes)),
+        None => ChunkAnswer::Foreign(None),
+    })
+}
+
+/// Who sealed the log there, if it is a seal.
+fn summary(bytes: &[u8]) -> Option<Box<SealSummary>> {
+    let decoded = decode_header(bytes).ok()?;
+    SealSummary::of_object(&decoded).map(Box::new)
+}

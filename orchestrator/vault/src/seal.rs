@@ -1,0 +1,219 @@
+//! Sealing and opening of bodies: one zstd frame in one age file.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use age::secrecy::ExposeSecret;
+use age::x25519;
+use zstd::bulk::{Compressor, Decompressor};
+
+use crate::error::VaultError;
+use crate::object::{BodyInfo, Encoding, Hash, ObjectError};
+
+/// Fast, because WAL is sealed while a client waits for its commit.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Who can open what is sealed: age X25519 recipients. Cheap to clone.
+#[derive(Clone)]
+pub struct Recipients(Arc<Vec<x25519::Recipient>>);
+
+impl Recipients {
+    /// Reads `age1...` strings; at least one.
+    pub fn parse<S: AsRef<str>>(recipients: &[S]) -> Result<Recipients, VaultError> {
+        let parse = |text: &S| {
+            x25519::Recipient::from_str(text.as_ref().trim()).map_err(|e| VaultError::BadKey {
+                what: format!("recipient `{}`", text.as_ref()),
+                reason: e.to_owned(),
+            })
+        };
+        let parsed = recipients.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        if parsed.is_empty() {
+            let reason = "none given: nobody could read what is stored".to_owned();
+            return Err(VaultError::BadKey { what: "recipients".into(), reason });
+        }
+        Ok(Recipients(Arc::new(parsed)))
+    }
+}
+
+impl fmt::Debug for Recipients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(ToString::to_string)).finish()
+    }
+}
+
+/// The private keys that open what is sealed. Cheap to clone; never shown.
+#[derive(Clone)]
+pub struct Identities(Arc<Vec<x25519::Identity>>);
+
+impl Identities {
+    /// Reads a file of `AGE-SECRET-KEY-1...` lines; `#` begins a comment.
+    pub fn from_file(path: &Path) -> Result<Identities, VaultError> {
+        let text = std::fs::read_to_string(path).map_err(|e| VaultError::BadKey {
+            what: format!("identity file {}", path.display()),
+            reason: e.to_string(),
+        })?;
+        Self::parse(&text)
+    }
+
+    /// Reads the content of such a file.
+    pub fn parse(text: &str) -> Result<Identities, VaultError> {
+        let bad = |reason: &str| VaultError::BadKey { what: "identity".into(), reason: reason.to_owned() };
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let parsed = lines.map(|line| x25519::Identity::from_str(line).map_err(bad)).collect::<Result<Vec<_>, _>>()?;
+        if parsed.is_empty() {
+            return Err(bad("none in there: expected a line AGE-SECRET-KEY-1..."));
+        }
+        Ok(Identities(Arc::new(parsed)))
+    }
+
+    /// The recipients that these identities open for.
+    pub fn recipients(&self) -> Recipients {
+        Recipients(Arc::new(self.0.iter().map(x25519::Identity::to_public).collect()))
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identities({})", self.0.len())
+    }
+}
+
+/// Makes a new key pair: the secret (`AGE-SECRET-KEY-1...`) and its recipient (`age1...`).
+pub fn generate_identity() -> (String, String) {
+    let identity = x25519::Identity::generate();
+    (identity.to_string().expose_secret().to_owned(), identity.to_public().to_string())
+}
+
+/// Seals bodies. Keeps its compression context, because most chunks are small and one is made for each group of
+/// commits.
+pub(crate) struct Sealer {
+    compressor: Compressor<'static>,
+    compressed: Vec<u8>,
+    recipients: Recipients,
+}
+
+impl Sealer {
+    pub(crate) fn new(recipients: Recipients) -> Result<Sealer, ObjectError> {
+        let compressor = Compressor::new(ZSTD_LEVEL).map_err(cannot_open)?;
+        Ok(Sealer { compressor, compressed: Vec::new(), recipients })
+    }
+
+    /// Compresses, encrypts and hashes; appends the body to `out`, which begins empty.
+    pub(crate) fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<BodyInfo, ObjectError> {
+        self.compressed.clear();
+        self.compressed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.compressor.compress_to_buffer(plain, &mut self.compressed).map_err(cannot_open)?;
+        let recipients = self.recipients.0.iter().map(|r| r as &dyn age::Recipient);
+        let encryptor =
+            age::Encryptor::with_recipients(recipients).map_err(|e| ObjectError::Open { reason: e.to_string() })?;
+        out.reserve(self.compressed.len() + 512);
+        let mut stream = encryptor.wrap_output(&mut *out).map_err(cannot_open)?;
+        stream.write_all(&self.compressed).map_err(cannot_open)?;
+        stream.finish().map_err(cannot_open)?;
+        // A big chunk must not keep its memory for ever.
+        if self.compressed.capacity() > 4 << 20 {
+            self.compressed = Vec::new();
+        }
+        Ok(BodyInfo {
+            len: out.len() as u64,
+            sha256: Hash::of(out),
+            plain_len: plain.len() as u64,
+            plain_sha256: Hash::of(plain),
+            encoding: Encoding::AgeZstd,
+        })
+    }
+}
+
+fn cannot_open(error: std::io::Error) -> ObjectError {
+    ObjectError::Open { reason: error.to_string() }
+}
+
+/// Opens a body that [`crate::object::decode`] has checked. Never allocates more than the header's checked length,
+/// whatever the body claims.
+pub(crate) fn open(info: &BodyInfo, body: &[u8], identities: &Identities) -> Result<Vec<u8>, ObjectError> {
+    let plain = match info.encoding {
+        Encoding::Plain => body.to_vec(),
+        Encoding::AgeZstd => decompress(&decrypt(body, identities)?, info.plain_len)?,
+    };
+    if plain.len() as u64 != info.plain_len || Hash::of(&plain) != info.plain_sha256 {
+        return Err(ObjectError::Body);
+    }
+    Ok(plain)
+}
+
+fn decrypt(body: &[u8], identities: &Identities) -> Result<Vec<u8>, ObjectError> {
+    let decryptor = age::Decryptor::new_buffered(body).map_err(|e| ObjectError::Open { reason: e.to_string() })?;
+    if decryptor.is_scrypt() {
+        return Err(ObjectError::NoIdentity);
+    }
+    let keys = identities.0.iter().map(|i| i as &dyn age::Identity);
+    let mut reader = decryptor.decrypt(keys).map_err(|e| match e {
+        age::DecryptError::NoMatchingKeys => ObjectError::NoIdentity,
+        e => ObjectError::Open { reason: e.to_string() },
+    })?;
+    let mut compressed = Vec::with_capacity(body.len());
+    reader.read_to_end(&mut compressed).map_err(cannot_open)?;
+    Ok(compressed)
+}
+
+fn decompress(compressed: &[u8], plain_len: u64) -> Result<Vec<u8>, ObjectError> {
+    let mut plain = Vec::with_capacity(plain_len as usize);
+    let mut decompressor = Decompressor::new().map_err(cannot_open)?;
+    decompressor.decompress_to_buffer(compressed, &mut plain).map_err(cannot_open)?;
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identities() -> Identities {
+        Identities::parse(&generate_identity().0).unwrap()
+    }
+
+    #[test]
+    fn opens_what_it_sealed() {
+        let identities = identities();
+        let mut sealer = Sealer::new(identities.recipients()).unwrap();
+        for len in [0, 1, 1000, 70_000, 5 << 20] {
+            let plain: Vec<u8> = (0..len).map(|n: u32| (n / 7) as u8).collect();
+            let mut body = Vec::new();
+            let info = sealer.seal(&plain, &mut body).unwrap();
+            assert!(open(&info, &body, &identities).unwrap() == plain, "{len} bytes");
+            assert!(!body.windows(64).any(|w| len >= 1000 && w == &plain[500..564]), "{len} bytes in the clear");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_no_bigger_than_it_said() {
+        let identities = identities();
+        let mut sealer = Sealer::new(identities.recipients()).unwrap();
+        let mut body = Vec::new();
+        let honest = sealer.seal(&vec![0; 32 << 20], &mut body).unwrap();
+        let lie = BodyInfo { plain_len: 1000, ..honest };
+        assert!(matches!(open(&lie, &body, &identities), Err(ObjectError::Open { .. })));
+    }
+
+    #[test]
+    fn strangers_and_rubbish_are_told_apart() {
+        let mut body = Vec::new();
+        let info = Sealer::new(identities().recipients()).unwrap().seal(b"secret", &mut body).unwrap();
+        assert_eq!(open(&info, &body, &identities()), Err(ObjectError::NoIdentity));
+        assert!(matches!(open(&info, b"rubbish", &identities()), Err(ObjectError::Open { .. })));
+    }
+
+    #[test]
+    fn bad_keys_are_named() {
+        assert!(Recipients::parse::<&str>(&[]).is_err());
+        let error = Recipients::parse(&["age1nonsense"]).unwrap_err().to_string();
+        assert!(error.contains("age1nonsense"), "{error}");
+        assert!(Identities::parse("# only a comment\n").is_err());
+        // An error must not show a secret that is only mistyped.
+        let mistyped = generate_identity().0 + "X";
+        let error = Identities::parse(&mistyped).unwrap_err().to_string();
+        assert!(!error.contains(&mistyped[..20]), "{error}");
+    }
+}

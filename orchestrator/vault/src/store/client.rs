@@ -1,0 +1,253 @@
+//! The S3 client: credentials, time-outs, the store's clock, and what its errors mean.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    RuntimeComponents, StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_http_client::tls;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use jiff::Timestamp;
+
+use super::{StoreError, StoreErrorKind};
+use crate::config::{CredentialsSource, VaultConfig};
+use crate::error::VaultError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Until the first byte of the answer, and between its pieces.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// One request with its answer: 16 MiB at 5 Mbit/s.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long credentials from files are used before they are read again.
+const CREDENTIALS_LIFE: Duration = Duration::from_secs(60);
+
+/// A client for the vault's endpoint. Each request is sent once: the vault must know what is unknown.
+pub(super) fn new(config: &VaultConfig, clock: Arc<StoreClock>) -> Result<Client, VaultError> {
+    let https = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+        .build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .build();
+    let mut builder = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new(config.region.clone()))
+        .force_path_style(true)
+        .http_client(https)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .interceptor(DateReader(clock))
+        .credentials_provider(credentials(&config.credentials)?);
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.endpoint_url(endpoint.as_str().trim_end_matches('/'));
+    }
+    Ok(Client::from_conf(builder.build()))
+}
+
+fn credentials(source: &CredentialsSource) -> Result<provider::SharedCredentialsProvider, VaultError> {
+    match source {
+        CredentialsSource::Static { access_key_id, secret_access_key } => {
+            let keys = Credentials::new(access_key_id, secret_access_key, None, None, "holdfast");
+            Ok(provider::SharedCredentialsProvider::new(keys))
+        }
+        CredentialsSource::Directory(directory) => {
+            let files = CredentialFiles { directory: directory.clone() };
+            // What is missing is better said now than by the first request.
+            files.read().map_err(|detail| VaultError::BadCredentials { bucket: String::new(), detail })?;
+            Ok(provider::SharedCredentialsProvider::new(files))
+        }
+    }
+}
+
+/// Reads credentials from a mounted Secret, again and again.
+#[derive(Debug)]
+struct CredentialFiles {
+    directory: PathBuf,
+}
+
+impl CredentialFiles {
+    fn read(&self) -> Result<Credentials, String> {
+        let id = read_file(&self.directory.join("AWS_ACCESS_KEY_ID"))?;
+        let secret = read_file(&self.directory.join("AWS_SECRET_ACCESS_KEY"))?;
+        let token = self.directory.join("AWS_SESSION_TOKEN");
+        let token = if token.exists() { Some(read_file(&token)?) } else { None };
+        let expires = SystemTime::now() + CREDENTIALS_LIFE;
+        Ok(Credentials::new(id, secret, token, Some(expires), "holdfast"))
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text = text.trim();
+    if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.to_owned()) }
+}
+
+impl ProvideCredentials for CredentialFiles {
+    fn provide_credentials<'a>(&'a self) -> provider::future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        provider::future::ProvideCredentials::ready(self.read().map_err(CredentialsError::not_loaded))
+    }
+}
+
+/// The store's time, from the Date of its last answer. The local clock is not asked, only how much time passed.
+#[derive(Debug, Default)]
+pub(super) struct StoreClock(Mutex<Option<(Timestamp, Instant)>>);
+
+impl StoreClock {
+    pub(super) fn now(&self) -> Option<Timestamp> {
+        let (date, at) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
+        date.checked_add(at.elapsed()).ok()
+    }
+
+    fn set(&self, date: Timestamp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
+    }
+}
+
+#[derive(Debug)]
+struct DateReader(Arc<StoreClock>);
+
+impl Intercept for DateReader {
+    fn name(&self) -> &'static str {
+        "holdfast-store-clock"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        if let Some(date) = context.response().headers().get("date").and_then(parse_date) {
+            self.0.set(date);
+        }
+        Ok(())
+    }
+}
+
+fn parse_date(text: &str) -> Option<Timestamp> {
+    let format = aws_smithy_types::date_time::Format::HttpDate;
+    let date = aws_smithy_types::DateTime::from_str(text, format).ok()?;
+    Timestamp::from_second(date.secs()).ok()
+}
+
+/// What an error of the client means for the vault.
+pub(super) fn store_error<E>(operation: &'static str, target: &str, error: SdkError<E, HttpResponse>) -> StoreError
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let (kind, detail) = match &error {
+        SdkError::ServiceError(service) => {
+            let status = service.raw().status().as_u16();
+            let code = service.err().code().unwrap_or_default();
+            let message = service.err().message().unwrap_or_default();
+            (kind_of(status, code), format!("{status} {code} {message}").trim_end().to_owned())
+        }
+        SdkError::TimeoutError(_) => (StoreErrorKind::Unreachable, "no answer in time".to_owned()),
+        SdkError::ResponseError(response) => {
+            (StoreErrorKind::Unreachable, format!("status {}, unreadable", response.raw().status().as_u16()))
+        }
+        _ => (transport_kind(&error), chain(&error)),
+    };
+    StoreError { kind, operation, target: target.to_owned(), detail }
+}
+
+fn kind_of(status: u16, code: &str) -> StoreErrorKind {
+    match (status, code) {
+        (_, "NoSuchBucket") => StoreErrorKind::NoSuchBucket,
+        (
+            _,
+            "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken"
+            | "TokenRefreshRequired"
+            | "InvalidSecurity"
+            | "NotSignedUp"
+            | "MissingSecurityHeader",
+        )
+        | (401, _) => StoreErrorKind::Credentials,
+        (_, "SlowDown" | "ServiceUnavailable" | "Throttling" | "TooManyRequests") | (429 | 503, _) => {
+            StoreErrorKind::Throttled
+        }
+        (_, "BadDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody" | "XAmzContentChecksumMismatch") => {
+            StoreErrorKind::Damaged
+        }
+        // Two conditional writes at the same time, or a request that the store gave up: ask again.
+        (409, "ConditionalRequestConflict" | "OperationAborted") | (400, "RequestTimeout") | (408, _) => {
+            StoreErrorKind::Unreachable
+        }
+        (403, _) => StoreErrorKind::Denied,
+        (500.., _) => StoreErrorKind::Unreachable,
+        _ => StoreErrorKind::Other,
+    }
+}
+
+fn transport_kind(error: &(dyn std::error::Error + 'static)) -> StoreErrorKind {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<CredentialsError>() {
+            return StoreErrorKind::Credentials;
+        }
+        next = error.source();
+    }
+    StoreErrorKind::Unreachable
+}
+
+/// The whole chain of causes: the outer ones of a transport say nothing.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let (mut text, mut next) = (error.to_string(), error.source());
+    while let Some(error) = next {
+        text = format!("{text}: {error}");
+        next = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_to_do() {
+        use StoreErrorKind as Kind;
+        for (status, code, kind) in [
+            (404, "NoSuchBucket", Kind::NoSuchBucket),
+            (403, "InvalidAccessKeyId", Kind::Credentials),
+            (403, "SignatureDoesNotMatch", Kind::Credentials),
+            (403, "AccessDenied", Kind::Denied),
+            (503, "SlowDown", Kind::Throttled),
+            (500, "InternalError", Kind::Unreachable),
+            (409, "ConditionalRequestConflict", Kind::Unreachable),
+            (400, "BadDigest", Kind::Damaged),
+            (400, "InvalidRequest", Kind::Other),
+        ] {
+            assert_eq!(kind_of(status, code), kind, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn the_stores_date_is_read() {
+        let date = parse_date("Mon, 23 Nov 2026 18:55:02 GMT").map(|date| date.to_string());
+        assert_eq!(date.as_deref(), Some("2026-11-23T18:55:02Z"));
+        assert_eq!(parse_date("yesterday"), None);
+    }
+}

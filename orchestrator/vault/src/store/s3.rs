@@ -1,0 +1,312 @@
+//! S3, by the AWS SDK.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled, ObjectLockMode, ObjectLockRetentionMode};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use super::client::{self, StoreClock, store_error};
+use super::{
+    BucketFacts, Created, Entry, ListRequest, Listing, Object, Retention, Store, StoreError, StoreErrorKind, Version,
+};
+use crate::config::VaultConfig;
+use crate::error::VaultError;
+use crate::object::{MAX_BODY_LEN, MAX_HEADER_LEN};
+
+/// The longest answer that is read into memory.
+const MAX_OBJECT_LEN: u64 = MAX_BODY_LEN + MAX_HEADER_LEN as u64 + 1024;
+
+/// A bucket in S3.
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    retention: Duration,
+    clock: Arc<StoreClock>,
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Store").field("bucket", &self.bucket).finish_non_exhaustive()
+    }
+}
+
+type Outcome<T, E> = Result<T, SdkError<E, HttpResponse>>;
+
+impl S3Store {
+    /// Prepares the access; sends no request.
+    pub fn new(config: VaultConfig) -> Result<S3Store, VaultError> {
+        let bad = |reason: &str| Err(VaultError::BadConfig { reason: reason.to_owned() });
+        if config.bucket.is_empty() {
+            return bad("the bucket has no name");
+        }
+        if config.region.is_empty() {
+            return bad("the region is empty; stores that have none take us-east-1");
+        }
+        if !(1..=36_500).contains(&config.retention_days) {
+            return bad("the retention is not between 1 day and 100 years");
+        }
+        let clock = Arc::<StoreClock>::default();
+        let client = client::new(&config, clock.clone()).map_err(|error| match error {
+            VaultError::BadCredentials { detail, .. } => {
+                VaultError::BadCredentials { bucket: config.bucket.clone(), detail }
+            }
+            other => other,
+        })?;
+        let retention = config.retention();
+        Ok(S3Store { client, bucket: config.bucket, retention, clock })
+    }
+
+    fn target(&self, key: &str) -> String {
+        format!("{}/{key}", self.bucket)
+    }
+
+    fn failed<T, E>(&self, operation: &'static str, key: &str, outcome: Outcome<T, E>) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        outcome.map_err(|error| store_error(operation, &self.target(key), error))
+    }
+
+    fn error(&self, kind: StoreErrorKind, operation: &'static str, key: &str, detail: &str) -> StoreError {
+        StoreError { kind, operation, target: self.target(key), detail: detail.to_owned() }
+    }
+
+    /// Until when to lock what is created now. The store's clock decides; without an answer yet, it is asked.
+    async fn retain_until(&self) -> Result<DateTime, StoreError> {
+        if self.clock.now().is_none() {
+            self.head_bucket().await?;
+        }
+        let none = || self.error(StoreErrorKind::Other, "HeadBucket", "", "the store's answers carry no Date");
+        let now = self.clock.now().ok_or_else(none)?;
+        // Rounded up: stores keep whole seconds.
+        let seconds = now.as_second() + 1 + self.retention.as_secs().min(i64::MAX as u64 / 2) as i64;
+        Ok(DateTime::from_secs(seconds))
+    }
+
+    async fn head_bucket(&self) -> Result<(), StoreError> {
+        let outcome = self.client.head_bucket().bucket(&self.bucket).send().await;
+        let error = match self.failed("HeadBucket", "", outcome) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        // An answer to HEAD has no body that could say more: a listing of nothing has.
+        let listed = self.client.list_objects_v2().bucket(&self.bucket).max_keys(1).send().await;
+        self.failed("ListObjectsV2", "", listed).map(|_| ()).map_err(|said| match said.kind {
+            StoreErrorKind::Unreachable => error,
+            _ => said,
+        })
+    }
+
+    async fn put(&self, key: &str, body: Bytes) -> Result<Created, StoreError> {
+        let until = self.retain_until().await?;
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .if_none_match("*")
+            .checksum_sha256(aws_smithy_types::base64::encode(Sha256::digest(&body)))
+            .object_lock_mode(ObjectLockMode::Compliance)
+            .object_lock_retain_until_date(until)
+            .content_type("application/octet-stream")
+            .body(ByteStream::from(body));
+        match request.send().await {
+            Ok(_) => Ok(Created::Stored),
+            Err(SdkError::ServiceError(service)) if service.raw().status().as_u16() == 412 => Ok(Created::Exists),
+            Err(error) => Err(store_error("PutObject", &self.target(key), error)),
+        }
+    }
+
+    async fn read(&self, key: &str, version: Option<&str>, front: Option<u64>) -> Result<Option<Object>, StoreError> {
+        let range = front.map(|len| format!("bytes=0-{}", len.max(1) - 1));
+        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        let request = request.set_version_id(version.map(str::to_owned)).set_range(range);
+        match request.send().await {
+            Ok(output) => self.collect(key, output).await.map(Some),
+            Err(SdkError::ServiceError(service)) if is_absent(service.err(), service.raw().status().as_u16()) => {
+                Ok(None)
+            }
+            // A range of an empty object, which is none of ours: let it be read as what it is.
+            Err(SdkError::ServiceError(service)) if front.is_some() && service.raw().status().as_u16() == 416 => {
+                let (bytes, version_id) = (Bytes::new(), version.map(str::to_owned));
+                Ok(Some(Object { bytes, total_len: 0, version_id, last_modified: None }))
+            }
+            Err(error) => Err(store_error("GetObject", &self.target(key), error)),
+        }
+    }
+
+    /// Reads the answer's body, never more than an object may have, and never less than the answer announces.
+    async fn collect(&self, key: &str, output: GetObjectOutput) -> Result<Object, StoreError> {
+        let announced = u64::try_from(output.content_length.unwrap_or_default()).unwrap_or_default();
+        let total_len = output.content_range.as_deref().and_then(total_of_range).unwrap_or(announced);
+        let last_modified = output.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
+        let version_id = output.version_id.clone();
+        let fault = |detail: String| self.error(StoreErrorKind::Damaged, "GetObject", key, &detail);
+        if announced > MAX_OBJECT_LEN {
+            let detail = format!("{announced} bytes, more than any object of a vault");
+            return Err(self.error(StoreErrorKind::Other, "GetObject", key, &detail));
+        }
+        let (mut body, mut bytes) = (output.body, BytesMut::with_capacity(announced as usize));
+        while let Some(piece) = body.try_next().await.map_err(|e| fault(format!("cut short: {e}")))? {
+            if (bytes.len() + piece.len()) as u64 > announced {
+                return Err(fault("more bytes than announced".to_owned()));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        if bytes.len() as u64 != announced {
+            return Err(fault(format!("{} bytes of {announced}", bytes.len())));
+        }
+        Ok(Object { bytes: bytes.freeze(), total_len, version_id, last_modified })
+    }
+
+    async fn all_versions(&self, key: &str) -> Result<Vec<Version>, StoreError> {
+        let request = self.client.list_object_versions().bucket(&self.bucket).prefix(key);
+        // Longer keys may begin with this one; versions of this one come first.
+        let outcome = request.send().await;
+        let output = self.failed("ListObjectVersions", key, outcome)?;
+        let seconds = |at: Option<&DateTime>| at.and_then(|at| Timestamp::from_second(at.secs()).ok());
+        let real = output.versions().iter().filter(|v| v.key() == Some(key)).map(|v| Version {
+            id: v.version_id().unwrap_or("null").to_owned(),
+            is_delete_marker: false,
+            last_modified: seconds(v.last_modified()),
+        });
+        let markers = output.delete_markers().iter().filter(|m| m.key() == Some(key)).map(|m| Version {
+            id: m.version_id().unwrap_or("null").to_owned(),
+            is_delete_marker: true,
+            last_modified: seconds(m.last_modified()),
+        });
+        // S3 lists the newest first.
+        let mut versions: Vec<Version> = real.chain(markers).collect();
+        versions.reverse();
+        versions.sort_by_key(|version| version.last_modified);
+        Ok(versions)
+    }
+
+    async fn page(&self, request: ListRequest<'_>) -> Result<Listing, StoreError> {
+        let limit = i32::try_from(request.limit.min(1000)).unwrap_or(1000);
+        let mut list = self.client.list_objects_v2().bucket(&self.bucket).prefix(request.prefix).max_keys(limit);
+        if !request.after.is_empty() {
+            list = list.start_after(request.after);
+        }
+        if request.folders {
+            list = list.delimiter("/");
+        }
+        let outcome = list.send().await;
+        let output = self.failed("ListObjectsV2", request.prefix, outcome)?;
+        let size = |size: Option<i64>| u64::try_from(size.unwrap_or_default()).unwrap_or_default();
+        let entries = output.contents().iter().filter_map(|o| Some((o.key()?, size(o.size()))));
+        let entries = entries.filter(|(key, _)| *key > request.after);
+        let folders = output.common_prefixes().iter().filter_map(|p| p.prefix());
+        Ok(Listing {
+            entries: entries.map(|(key, size)| Entry { key: key.to_owned(), size }).collect(),
+            folders: folders.filter(|folder| *folder > request.after).map(str::to_owned).collect(),
+            more: output.is_truncated() == Some(true),
+        })
+    }
+
+    async fn lock_of(&self, key: &str, id: &str) -> Result<Option<Retention>, StoreError> {
+        let request = self.client.get_object_retention().bucket(&self.bucket).key(key).version_id(id);
+        let output = match request.send().await {
+            Ok(output) => output,
+            Err(SdkError::ServiceError(service))
+                if matches!(service.err().code(), Some("NoSuchObjectLockConfiguration" | "NoSuchKey")) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(store_error("GetObjectRetention", &self.target(key), error)),
+        };
+        let Some(retention) = output.retention() else { return Ok(None) };
+        let until = retention.retain_until_date().and_then(|at| Timestamp::from_second(at.secs()).ok());
+        let compliance = retention.mode() == Some(&ObjectLockRetentionMode::Compliance);
+        Ok(until.map(|until| Retention { compliance, until }))
+    }
+
+    async fn delete_refused(&self, key: &str, id: &str) -> Result<bool, StoreError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(key).version_id(id);
+        match request.send().await {
+            Ok(_) => Ok(true),
+            Err(SdkError::ServiceError(service)) if (400..500).contains(&service.raw().status().as_u16()) => Ok(false),
+            Err(error) => Err(store_error("DeleteObject", &self.target(key), error)),
+        }
+    }
+
+    async fn facts(&self) -> Result<BucketFacts, StoreError> {
+        self.head_bucket().await?;
+        let outcome = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
+        let versioning = self.failed("GetBucketVersioning", "", outcome)?;
+        let lock = self.client.get_object_lock_configuration().bucket(&self.bucket).send().await;
+        let object_lock = match lock {
+            Ok(output) => {
+                let configuration = output.object_lock_configuration();
+                configuration.and_then(|c| c.object_lock_enabled()) == Some(&ObjectLockEnabled::Enabled)
+            }
+            Err(SdkError::ServiceError(service))
+                if service.err().code() == Some("ObjectLockConfigurationNotFoundError") =>
+            {
+                false
+            }
+            Err(error) => return Err(store_error("GetObjectLockConfiguration", &self.target(""), error)),
+        };
+        let versioning = versioning.status() == Some(&BucketVersioningStatus::Enabled);
+        Ok(BucketFacts { versioning, object_lock, now: self.clock.now() })
+    }
+}
+
+fn is_absent(error: &GetObjectError, status: u16) -> bool {
+    // A 404 that names the bucket is another thing. 405 is a version that is a delete marker.
+    error.is_no_such_key() || (matches!(status, 404 | 405) && error.code() != Some("NoSuchBucket"))
+}
+
+/// The length of the whole in `bytes 0-99/1234`.
+fn total_of_range(range: &str) -> Option<u64> {
+    range.rsplit_once('/')?.1.parse().ok()
+}
+
+impl Store for S3Store {
+    fn create<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<Created, StoreError>> {
+        self.put(key, body).boxed()
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Object>, StoreError>> {
+        self.read(key, None, None).boxed()
+    }
+
+    fn get_front<'a>(&'a self, key: &'a str, len: u64) -> BoxFuture<'a, Result<Option<Object>, StoreError>> {
+        self.read(key, None, Some(len)).boxed()
+    }
+
+    fn get_version<'a>(&'a self, key: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Object>, StoreError>> {
+        self.read(key, Some(id), None).boxed()
+    }
+
+    fn versions<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Vec<Version>, StoreError>> {
+        self.all_versions(key).boxed()
+    }
+
+    fn list<'a>(&'a self, request: ListRequest<'a>) -> BoxFuture<'a, Result<Listing, StoreError>> {
+        self.page(request).boxed()
+    }
+
+    fn retention<'a>(&'a self, key: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Retention>, StoreError>> {
+        self.lock_of(key, id).boxed()
+    }
+
+    fn try_delete_version<'a>(&'a self, key: &'a str, id: &'a str) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.delete_refused(key, id).boxed()
+    }
+
+    fn bucket(&self) -> BoxFuture<'_, Result<BucketFacts, StoreError>> {
+        self.facts().boxed()
+    }
+}

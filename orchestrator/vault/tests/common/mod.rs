@@ -1,0 +1,123 @@
+//! What the tests of the vault share: a database in some store, and WAL that can be told apart.
+
+// Each test binary uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_vault::{
+    Attached, ClaimError, ClaimOptions, DatabaseVault, Identities, Identity, LogReader, LogWriter, ReadEvent,
+    ReadOptions, Recipients, RunningWriter, Vault, WriterLimits, generate_identity,
+};
+use holdfast_wal::history::TimelineHistory;
+use holdfast_wal::{Lsn, SEGMENT_SIZE_DEFAULT, SystemId, TimelineId};
+use jiff::Timestamp;
+
+pub const ORIGIN: Lsn = Lsn(0x300_0000);
+pub const SYSTEM: SystemId = SystemId(7_357_812_345_678_901_234);
+
+/// A registered database and the keys to it.
+pub struct Fixture {
+    pub vault: Vault,
+    pub database: DatabaseVault,
+    pub identities: Identities,
+    pub recipients: Recipients,
+}
+
+impl Fixture {
+    pub async fn new(vault: Vault, segment_size: u64) -> Fixture {
+        let database = vault.database("billing").unwrap();
+        database.register(identity(segment_size)).await.unwrap();
+        let (secret, recipient) = generate_identity();
+        let identities = Identities::parse(&secret).unwrap();
+        let recipients = Recipients::parse(&[recipient]).unwrap();
+        Fixture { vault, database, identities, recipients }
+    }
+
+    pub async fn claim(&self, attached: &Attached) -> Result<LogWriter, ClaimError> {
+        self.database.claim(attached, &self.recipients, ClaimOptions::default()).await
+    }
+
+    /// A running writer of the first instance.
+    pub async fn writer(&self) -> (Lsn, RunningWriter) {
+        let writer = self.claim(&origin()).await.unwrap();
+        (writer.start(), writer.into_running(limits()).unwrap())
+    }
+
+    pub async fn reader(&self, from: Lsn) -> LogReader {
+        self.database.reader(self.identities.clone(), from, ReadOptions::default()).await.unwrap()
+    }
+
+    /// Reads from `from` to `upto`.
+    pub async fn read(&self, from: Lsn, upto: Lsn) -> Vec<u8> {
+        read_until(&mut self.reader(from).await, from, upto).await
+    }
+}
+
+pub fn limits() -> WriterLimits {
+    WriterLimits { idle_check: Duration::from_millis(200), ..WriterLimits::default() }
+}
+
+pub fn identity(segment_size: u64) -> Identity {
+    let history = TimelineHistory::initial(TimelineId(1));
+    Identity { system_id: SYSTEM, history, segment_size, origin: ORIGIN, created: Timestamp::UNIX_EPOCH }
+}
+
+pub fn small_segments() -> u64 {
+    1024 * 1024
+}
+
+pub fn default_segments() -> u64 {
+    SEGMENT_SIZE_DEFAULT
+}
+
+/// The server that was protected first.
+pub fn origin() -> Attached {
+    attached("origin", TimelineHistory::initial(TimelineId(1)))
+}
+
+pub fn attached(instance_id: &str, history: TimelineHistory) -> Attached {
+    let flushed = Lsn(u64::MAX / 2);
+    Attached { instance_id: instance_id.into(), system_id: SYSTEM, history, flushed, by: "test".into() }
+}
+
+/// WAL of `len` bytes at `start`: each 8 bytes tell their position and a tag.
+pub fn wal(start: Lsn, len: usize, tag: u64) -> Bytes {
+    let first = start.0 / 8;
+    let words = (first..).flat_map(|word| (word.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ tag).to_le_bytes());
+    words.skip((start.0 % 8) as usize).take(len).collect::<Vec<u8>>().into()
+}
+
+/// Appends WAL in pieces; returns its end.
+pub async fn append(writer: &RunningWriter, start: Lsn, len: usize, piece: usize, tag: u64) -> Lsn {
+    let (mut at, end) = (start, Lsn(start.0 + len as u64));
+    while at < end {
+        let take = piece.min((end.0 - at.0) as usize);
+        writer.append(at, wal(at, take, tag)).await.unwrap();
+        at = Lsn(at.0 + take as u64);
+    }
+    end
+}
+
+/// Waits until the writer has reported so far.
+pub async fn durable(writer: &RunningWriter, upto: Lsn) {
+    let mut state = writer.state();
+    let wait = state.wait_for(|state| state.durable >= upto || state.fenced.is_some());
+    let state = tokio::time::timeout(Duration::from_secs(60), wait).await.expect("durable in time").unwrap();
+    assert!(state.durable >= upto, "fenced: {:?}", state.fenced);
+}
+
+/// Collects WAL; it must be contiguous.
+pub async fn read_until(reader: &mut LogReader, from: Lsn, upto: Lsn) -> Vec<u8> {
+    let mut read = Vec::new();
+    while from.0 + (read.len() as u64) < upto.0 {
+        let event = tokio::time::timeout(Duration::from_secs(60), reader.next()).await.expect("an event in time");
+        if let ReadEvent::Wal { start, data, .. } = event.unwrap() {
+            assert_eq!(start, Lsn(from.0 + read.len() as u64), "contiguous");
+            read.extend_from_slice(&data);
+        }
+    }
+    read.truncate((upto.0 - from.0) as usize);
+    read
+}

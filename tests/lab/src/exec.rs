@@ -1,0 +1,131 @@
+//! Running other programs and saying what they said when they fail.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::{IoContext, LabError, Result};
+
+/// How much of a failed command's output is kept, in bytes.
+const OUTPUT_TAIL_BYTES: usize = 4000;
+
+pub(crate) fn command<I, S>(program: impl AsRef<OsStr>, args: I) -> Command
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs to the end and returns what was printed on standard output.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().doing(|| format!("start {}", shown(command)))?;
+    check(command, &output)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// [`run`] for the common case of a plain command line.
+pub(crate) fn sh<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Result<String> {
+    run(&mut command(program, args))
+}
+
+/// Runs with both outputs appended to `log`; a failure shows the end of that file.
+pub(crate) fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
+    let file =
+        std::fs::File::options().create(true).append(true).open(log).doing(|| format!("open {}", log.display()))?;
+    let twin = file.try_clone().doing(|| format!("open {}", log.display()))?;
+    let status = command.stdout(file).stderr(twin).status().doing(|| format!("start {}", shown(command)))?;
+    if status.success() {
+        return Ok(());
+    }
+    let text = std::fs::read(log).unwrap_or_default();
+    Err(LabError::Command {
+        command: shown(command),
+        status: status.to_string(),
+        output: format!("{}\n(all of it: {})", tail(&text), log.display()),
+    })
+}
+
+fn check(command: &Command, output: &Output) -> Result<()> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let mut text = output.stdout.clone();
+    text.extend_from_slice(&output.stderr);
+    Err(LabError::Command { command: shown(command), status: output.status.to_string(), output: tail(&text) })
+}
+
+/// The end of a text, cut at a line where possible.
+pub(crate) fn tail(text: &[u8]) -> String {
+    let start = text.len().saturating_sub(OUTPUT_TAIL_BYTES);
+    let text = String::from_utf8_lossy(&text[start..]);
+    match text.split_once('\n') {
+        Some((_, rest)) if start > 0 => rest.trim_end().to_owned(),
+        _ => text.trim_end().to_owned(),
+    }
+}
+
+fn shown(command: &Command) -> String {
+    let mut text = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        text.push(' ');
+        text.push_str(&argument.to_string_lossy());
+    }
+    if text.len() > 300 {
+        let cut = text.floor_char_boundary(300);
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}
+
+/// Asks again every `pause` until there is an answer or the time is over.
+pub(crate) fn poll<T>(
+    what: &str,
+    limit: Duration,
+    pause: Duration,
+    mut ask: impl FnMut() -> Result<T, String>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Ok(value) => return Ok(value),
+            Err(last) if start.elapsed() >= limit => {
+                return Err(LabError::Timeout { what: what.to_owned(), after: limit, last });
+            }
+            Err(_) => std::thread::sleep(pause),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_command_shows_its_command_line_and_the_end_of_its_output() {
+        let error = sh("sh", &["-c", "echo before; echo broken >&2; exit 3"]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("sh -c"), "{text}");
+        assert!(text.contains("exit status: 3"), "{text}");
+        assert!(text.contains("broken"), "{text}");
+    }
+
+    #[test]
+    fn a_long_output_is_cut_at_a_line() {
+        let text = (0..2000).map(|n| format!("line {n}\n")).collect::<String>();
+        let cut = tail(text.as_bytes());
+        assert!(cut.len() <= OUTPUT_TAIL_BYTES);
+        assert!(cut.starts_with("line "), "{}", &cut[..20]);
+        assert!(cut.ends_with("line 1999"));
+    }
+
+    #[test]
+    fn a_poll_that_never_succeeds_tells_what_it_saw_last() {
+        let never = poll::<()>("rain", Duration::ZERO, Duration::ZERO, || Err("sun".into()));
+        assert_eq!(never.unwrap_err().to_string(), "waited 0 s for rain; last seen: sun");
+    }
+}

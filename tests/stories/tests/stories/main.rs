@@ -1,0 +1,10 @@
+//! End-to-end stories, each on a fresh lab of its own: `cargo lab test` runs them one after the other.
+
+mod bad_input;
+mod bad_plan;
+mod bucket_off;
+mod drill;
+mod killed;
+mod network_cut;
+mod power_cut;
+mod watched;
