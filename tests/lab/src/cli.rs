@@ -20,6 +20,7 @@ const EXAMPLES: &str = "Examples:
   cargo lab demo                   watch a hospital lose its primary site and carry on
   cargo lab test                   every test, unit tests first, then stories on real clusters
   cargo lab test drill             only tests with `drill` in their name
+  cargo lab test vault             the same, and everything in the crate of that name
   cargo lab up                     two clusters and a bucket, to play with
   eval \"$(cargo lab env standby)\"  kubectl talks to the standby site
   cargo lab kill primary           cut the power of a whole site
@@ -78,7 +79,7 @@ enum Verb {
     },
     /// Run the tests: units, then stories on real clusters
     Test {
-        /// Only tests whose names contain this
+        /// Only tests whose names contain this; with the name of a crate (`vault`) all of its tests too
         filter: Option<String>,
     },
     /// Print the figures that the documents state
@@ -271,24 +272,28 @@ fn set_up() -> Result<setup::Setup> {
 fn story(name: &str, arguments: &[String]) -> Result<ExitCode> {
     let path = path_with(&set_up()?.programs)?;
     // Said aloud, because the first build takes minutes.
-    let built = finish(&mut cargo(&["build", "-p", "holdfast-stories", "--bin", name]))?;
+    let built = finish(&mut cargo(&["build", "--bin", name]))?;
     if built != ExitCode::SUCCESS {
         return Ok(built);
     }
-    let mut command = cargo(&["run", "--quiet", "-p", "holdfast-stories", "--bin", name, "--"]);
+    let mut command = cargo(&["run", "--quiet", "--bin", name, "--"]);
     finish(command.args(arguments).env("PATH", path))
 }
 
 fn test(filter: Option<&str>) -> Result<ExitCode> {
     let path = path_with(&set_up()?.programs)?;
     // Stories run this crate's program, which `cargo test` does not build.
-    let mut build = cargo(&["build", "--quiet", "-p", "holdfast-lab"]);
-    let mut units = cargo(&["test", "--workspace", "--exclude", "holdfast-stories"]);
-    units.args(filter);
-    let mut stories = cargo(&["test", "-p", "holdfast-stories", "--", "--test-threads=1"]);
-    stories.args(filter);
-    for command in [&mut build, &mut units, &mut stories] {
-        let code = finish(command.env("PATH", &path))?;
+    let mut steps = vec![cargo(&["build", "--quiet", "--bin", "holdfast-lab"])];
+    if let Some(manifest) = filter.map(|name| format!("orchestrator/{name}/Cargo.toml"))
+        && repository().join(&manifest).is_file()
+    {
+        steps.push(cargo(&["test", "--manifest-path", &manifest]));
+    }
+    let filter = filter.as_slice();
+    steps.push(cargo(&[&["test"], filter].concat()));
+    steps.push(cargo(&[&["test", "--test", "stories"], filter, &["--", "--test-threads=1"]].concat()));
+    for mut step in steps {
+        let code = finish(step.env("PATH", &path))?;
         if code != ExitCode::SUCCESS {
             return Ok(code);
         }

@@ -59,7 +59,7 @@ pub fn leftovers() -> Result<Vec<String>> {
 
 /// This crate's own program: what runs as a site's PID 1. Tests find it beside themselves.
 pub(crate) fn binary() -> Result<PathBuf> {
-    let missing = || LabError::State("holdfast-lab is not built: run `cargo build -p holdfast-lab`".into());
+    let missing = || LabError::State("holdfast-lab is not built: run `cargo build --bin holdfast-lab`".into());
     let own = std::env::current_exe().map_err(|_| missing())?;
     if own.file_stem().is_some_and(|name| name == "holdfast-lab") {
         return Ok(own);

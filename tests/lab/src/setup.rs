@@ -39,9 +39,8 @@ pub(crate) fn apps(paths: &Paths, setup: &Setup, build: bool, progress: &Progres
     if build {
         let first = !APPS.iter().all(|name| app_binary(name).is_file());
         let step = progress.step("building holdfast and hospital", first.then_some(Duration::from_secs(300)));
-        let packages = ["-p", "holdfast", "-p", "holdfast-hospital", "-p", "holdfast-lab"];
-        let mut cargo = command("cargo", ["build", "--quiet", "--bins"]);
-        run(cargo.args(packages).current_dir(repository()))?;
+        let programs = ["--bin", "holdfast", "--bin", "hospital", "--bin", "holdfast-lab"];
+        run(command("cargo", ["build", "--quiet"]).args(programs).current_dir(repository()))?;
         step.done();
     }
     let (built, missing): (Vec<_>, Vec<_>) = APPS.iter().partition(|name| app_binary(name).is_file());

@@ -18,6 +18,7 @@
 //! ```
 
 mod asking;
+mod evidence;
 mod install;
 mod kubernetes;
 mod report;
@@ -26,6 +27,7 @@ mod timeline;
 mod traces;
 mod view;
 
+pub use evidence::tells_of_success;
 pub use holdfast_lab::Site;
 pub use kubernetes::{Condition, Observed, conditions, epoch_us};
 pub use report::{Report, spans};

@@ -1,11 +1,10 @@
 //! `holdfast isolation-probe`: run in a pod of a drill.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use holdfast_operator::drill::isolation;
 
-/// Where a container leaves its last word (Kubernetes' `terminationMessagePath`), at most 4096 bytes.
-const TERMINATION_LOG: &str = "/dev/termination-log";
+use crate::role;
 
 /// Try connections that must fail, and others that must not.
 #[derive(Debug, Args)]
@@ -21,12 +20,8 @@ pub(crate) struct IsolationProbe {
 impl IsolationProbe {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let report = isolation::probe(self.must_fail, self.must_pass).await;
-        let text = serde_json::to_string(&report)?;
-        println!("{text}");
-        // The operator reads the report from the pod's status; outside a pod there is no such file.
-        if std::path::Path::new(TERMINATION_LOG).exists() {
-            std::fs::write(TERMINATION_LOG, &text).with_context(|| format!("cannot write {TERMINATION_LOG}"))?;
-        }
+        println!("{}", serde_json::to_string(&report)?);
+        role::last_word(&report)?;
         if !report.isolated() {
             bail!("not isolated, or the positive control failed");
         }

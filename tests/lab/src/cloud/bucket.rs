@@ -44,7 +44,8 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    pub(crate) fn new(endpoint: &str, name: &str, credentials: &Credentials) -> Self {
+    /// A bucket of any S3 server, addressed by path. It need not exist.
+    pub fn new(endpoint: &str, name: &str, credentials: &Credentials) -> Self {
         let keys = AwsCredentials::new(&credentials.access_key, &credentials.secret_key, None, None, "holdfast-lab");
         let http = aws_smithy_http_client::Builder::new().build_http();
         let timeouts = TimeoutConfig::builder()

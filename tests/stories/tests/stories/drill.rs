@@ -3,7 +3,7 @@
 use anyhow::Context;
 use holdfast_api::StandbyDatabase;
 use holdfast_api::condition::types;
-use holdfast_stories::{DATABASES, Site, story};
+use holdfast_stories::{DATABASES, Site, story, tells_of_success};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 
@@ -26,8 +26,7 @@ async fn a_drill_restores_everything_in_isolation_and_leaves_nothing() -> anyhow
         let namespaces = Api::<Namespace>::all(story.client(Site::Standby).await?);
         anyhow::ensure!(namespaces.get_opt(&namespace).await?.is_none(), "{namespace} is still there");
         let evidence = status.evidence.context("a drill without evidence")?;
-        let journal = story.stored(&format!("{}/v1/{evidence}/", story.prefix())).await?;
-        anyhow::ensure!(journal.len() > status.steps.len(), "{evidence} has {journal:?}");
+        tells_of_success(&story.journal(&evidence).await?, &status.steps)?;
 
         // Production has not noticed.
         story.acknowledged(&load, 100).await?;
