@@ -318,10 +318,12 @@ impl LogAccess {
                 None => page.guess(self.store.now()).unwrap_or(last.saturating_mul(2)).max(last),
             };
             let next = self.numbers(prefix, &key(probe), parse).await?;
-            match next.numbers.is_empty() {
-                true if probe == last => break,
-                true => high = Some(probe),
-                false => page = next,
+            match next.numbers.first() {
+                None if probe == last => break,
+                None => high = Some(probe),
+                // Seals put ahead of the tail stand far behind it: what is wanted stands between.
+                Some(first) if probe != last && !next.more && next.numbers.len() < CANDIDATES => high = Some(*first),
+                Some(_) => page = next,
             }
         }
         Ok(page.numbers)
