@@ -393,7 +393,9 @@ impl Follower {
         }
         let after = self.ahead.back().map_or(just_before(cursor.position()), |last| last.at);
         let found = self.access.ahead(after, self.options.prefetch.max(1) * 8).await?;
-        for (at, size) in found {
+        let size = self.access.facts.segment_size;
+        // At a boundary a seal may stand far ahead of the tail: fetched ahead, it would hide all that comes before it.
+        for (at, size) in found.into_iter().filter(|(at, _)| at.start.segment_start(size) != at.start) {
             // What is held is the opened chunk; WAL shrinks about so much.
             let bytes = (size * 4).min(self.access.facts.segment_size);
             if !self.ahead.is_empty() && busy + bytes > self.options.prefetch_bytes {
