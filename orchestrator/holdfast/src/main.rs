@@ -23,9 +23,7 @@ async fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if !error.is::<commands::vault::Printed>() {
-                eprintln!("holdfast: {error:#}");
-            }
+            eprintln!("holdfast: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -23,8 +23,6 @@ pub enum Component {
     Agent,
     /// Serves the log to a standby.
     Relay,
-    /// Puts the log together to segments.
-    Archiver,
     /// The PostgreSQL server of a StandbyDatabase.
     Postgres,
 }
@@ -35,7 +33,6 @@ impl Component {
         match self {
             Self::Agent => "agent",
             Self::Relay => "relay",
-            Self::Archiver => "archiver",
             Self::Postgres => "postgres",
         }
     }

@@ -11,8 +11,6 @@
 pub mod client;
 mod config;
 mod frame;
-#[doc(hidden)]
-pub mod fuzzing;
 mod message;
 pub mod server;
 

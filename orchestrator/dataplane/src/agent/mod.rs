@@ -28,7 +28,6 @@ use std::time::Duration;
 
 use holdfast_vault::{
     Attached, ClaimOptions, DatabaseVault, Identity, LogWriter, Recipients, SealSummary, Vault, WriterLimits,
-    WriterState,
 };
 use holdfast_wal::Lsn;
 use tokio::sync::{OnceCell, watch};
@@ -55,9 +54,6 @@ const LIMITS: WriterLimits = WriterLimits {
     max_buffered_bytes: 4 * 1024 * 1024,
     idle_check: Duration::from_secs(1),
 };
-/// How long a renewal of the claim waits for a base backup: a claim counts for several days.
-const RENEW_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
-const RENEW_LOOK: Duration = Duration::from_secs(5);
 const LOOK_AT_CHAIN: Duration = Duration::from_secs(1);
 
 /// Why the agent cannot even say what is wrong.
@@ -245,8 +241,6 @@ impl Agent {
             stop = flow.run(start) => stop,
             // Sees the fence also while the receiver waits for the database.
             _ = state.wait_for(|state| state.fenced.is_some()) => Stop::Lost,
-            // A claim is made anew each day, as a restart would: what it does not have yet, the server sends again.
-            () = self.renewal(writer.state()) => Stop::ServerChanged,
             () = sync::keep(connection, self.config.durability, &self.slot, sees_caught_up, &self.board) => Stop::ServerChanged,
             () = backups.keep() => Stop::ServerChanged,
         };
@@ -255,20 +249,6 @@ impl Agent {
             status.set_synchronous_problem(None);
         });
         stop
-    }
-
-    /// Waits until the claim has to be renewed, and then, for a while, until no base backup is cut off by it.
-    async fn renewal(&self, mut state: watch::Receiver<WriterState>) {
-        if state.wait_for(|state| state.renew).await.is_err() {
-            return std::future::pending().await;
-        }
-        let backup = async {
-            while self.board.read().backup_running {
-                tokio::time::sleep(RENEW_LOOK).await;
-            }
-        };
-        let _ = tokio::time::timeout(RENEW_PATIENCE, backup).await;
-        tracing::info!("the claim of the log is renewed");
     }
 
     /// The writer met a foreign object: what does the chain say? Asked until it answers.

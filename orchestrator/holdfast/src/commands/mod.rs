@@ -5,4 +5,3 @@ pub(crate) mod crd;
 pub(crate) mod isolation_probe;
 pub(crate) mod keys;
 pub(crate) mod runbook;
-pub(crate) mod vault;

@@ -8,19 +8,15 @@ use crate::keys::Position;
 use crate::log::claim::{SealAnswer, encode_seal};
 use crate::log::errors::TakeoverError;
 use crate::log::incarnation::Incarnation;
-use crate::log::mutant::{Mutant, on};
 use crate::log::types::{Promoted, Promotion, SealSummary, Taken, TakerState};
-use crate::log::walk::{Cursor, promoted_lineage};
+use crate::log::walk::{Cursor, Owner, promoted_lineage};
 use crate::object::{ObjectError, Seal, SealKind, Subject, encode_header};
 
 /// What a taker wants next.
 #[derive(Debug)]
 pub(crate) enum TakerWish {
-    /// A walk to the end of the chain, from the cursor on.
+    /// A walk to the end of the chain.
     Walk,
-    /// A walk from the newest index, begun now: where no newer index stands than the one that the last such walk began
-    /// at, it comes to the cursor.
-    Look,
     /// This object at the cursor's place.
     PutTail(Bytes),
     /// This object ahead of the tail.
@@ -35,14 +31,10 @@ pub(crate) struct TakerCore {
     by: String,
     cursor: Cursor,
     at_end: bool,
-    /// The cursor comes from a walk that was begun at the newest index after the last answer.
-    looked: bool,
     /// Tails lost.
     lost: u32,
     requests: u32,
     ahead: Ahead,
-    /// What a wrong taker believes; see [`Mutant`].
-    other: Option<Taken>,
 }
 
 /// The seal ahead in one epoch.
@@ -59,17 +51,7 @@ impl TakerCore {
     pub(crate) fn new(state: &TakerState, cursor: Cursor) -> TakerCore {
         let ahead = Ahead { epoch: cursor.position().epoch, stands_at: None, segments: 1 };
         let me = Incarnation::of_taker(state);
-        TakerCore {
-            me,
-            by: state.by.clone(),
-            cursor,
-            at_end: false,
-            looked: true,
-            lost: 0,
-            requests: 0,
-            ahead,
-            other: None,
-        }
+        TakerCore { me, by: state.by.clone(), cursor, at_end: false, lost: 0, requests: 0, ahead }
     }
 
     /// Tails lost so far.
@@ -85,22 +67,12 @@ impl TakerCore {
     /// What to do now. A seal that is stored does not count before a walk meets it.
     pub(crate) fn wish(&mut self) -> Result<TakerWish, ObjectError> {
         if let Some(taken) = self.taken() {
-            // A key may have come free while this taker slept: what it put there then is no part of the chain.
-            return Ok(if self.looked || on(Mutant::SleepingPromoter) || on(Mutant::AheadCounts) {
-                TakerWish::Won(Box::new(taken))
-            } else {
-                TakerWish::Look
-            });
+            return Ok(TakerWish::Won(Box::new(taken)));
         }
         if !self.at_end {
             return Ok(TakerWish::Walk);
         }
         if let Some(boundary) = self.wants_ahead() {
-            // A walk that went on after a sleep may be on a dead branch, whose lineage is not that of the epoch: put ahead
-            // in the epoch on the chain, such a seal would be in the way for ever.
-            if !self.looked {
-                return Ok(TakerWish::Look);
-            }
             let at = Position { epoch: self.ahead.epoch, start: boundary };
             return Ok(TakerWish::PutAhead(at, self.encode_ahead(at)?));
         }
@@ -119,16 +91,10 @@ impl TakerCore {
         self.at_end = true;
     }
 
-    /// A walk from the newest index came to the end of the chain.
-    pub(crate) fn looked(&mut self, end: Cursor) {
-        self.walked(end);
-        self.looked = true;
-    }
-
     /// What stands at the tail's key.
     pub(crate) fn tail_answered(&mut self, answer: SealAnswer) {
         self.requests += 1;
-        (self.at_end, self.looked) = (false, false);
+        self.at_end = false;
         if answer == SealAnswer::Foreign {
             self.lost += 1;
         }
@@ -137,42 +103,34 @@ impl TakerCore {
     /// What stands at the key ahead.
     pub(crate) fn ahead_answered(&mut self, at: Position, answer: SealAnswer) {
         self.requests += 1;
-        self.looked = false;
         if at.epoch != self.ahead.epoch {
             return;
         }
         match answer {
-            SealAnswer::Mine { .. } => {
-                self.ahead.stands_at = Some(at.start);
-                if on(Mutant::AheadCounts) || on(Mutant::PromoteAtOther) {
-                    let (epoch, lineage) = (at.epoch + 1, self.cursor.lineage().clone());
-                    self.other = Some(Taken { epoch, sealed: at.start, lineage, requests: self.requests });
-                }
-            }
+            SealAnswer::Mine => self.ahead.stands_at = Some(at.start),
             SealAnswer::Foreign => self.ahead.segments = self.ahead.segments.saturating_mul(2),
         }
     }
 
     /// The first seal of the epoch before is ours: by a walk, so it counts.
     fn taken(&self) -> Option<Taken> {
-        if on(Mutant::AheadCounts) && self.other.is_some() {
-            return self.other.clone();
-        }
         let opened_by = self.cursor.opened_by()?;
+        let mine = opened_by.nonce == self.me.nonce();
         let (epoch, sealed, lineage) = match opened_by.kind {
-            SealKind::Takeover if self.me.is(self.cursor.taker()) => {
+            SealKind::Takeover if mine && self.cursor.taker() == Some(self.owner()) => {
                 (self.cursor.position().epoch, self.cursor.position().start, self.cursor.lineage())
             }
             // Already promoted, by the same state: the takeover before it was won.
-            SealKind::Promote if self.me.is(self.cursor.owner()) => {
+            SealKind::Promote if mine && self.cursor.owner() == Some(self.owner()) => {
                 (opened_by.at.epoch, opened_by.at.start, self.cursor.lineage())
             }
             _ => return None,
         };
-        if on(Mutant::PromoteAtOther) && self.other.as_ref().is_some_and(|other| other.epoch == epoch) {
-            return self.other.clone();
-        }
         Some(Taken { epoch, sealed, lineage: lineage.clone(), requests: self.requests })
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { nonce: self.me.nonce(), key: self.me.public() }
     }
 
     /// Against a writer that was faster at the tail: the boundary to put a seal at, unless one stands already.
@@ -206,8 +164,8 @@ impl TakerCore {
 /// What a promote does at the end of the chain.
 #[derive(Debug)]
 pub(crate) enum PromoteWish {
-    /// Put this there, the cursor's place: the point of no return.
-    Put(Position, Bytes),
+    /// Put this at the cursor's place: the point of no return.
+    Put(Bytes),
     /// It is stored already.
     Done(Promoted),
 }
@@ -220,15 +178,15 @@ pub(crate) fn promote(
     promotion: &Promotion,
 ) -> Result<PromoteWish, TakeoverError> {
     let me = Incarnation::of_taker(state);
+    let owner = Owner { nonce: me.nonce(), key: me.public() };
     let at = Position { epoch: taken.epoch, start: taken.sealed };
     let Some(opened_by) = end.opened_by() else {
         return bad("the log was never taken over");
     };
-    if opened_by.kind == SealKind::Promote && me.is(end.owner()) && opened_by.at == at {
+    if opened_by.kind == SealKind::Promote && end.owner() == Some(owner) && opened_by.at == at {
         return Ok(PromoteWish::Done(promoted(opened_by)));
     }
-    let elsewhere = end.position() != at && !on(Mutant::PromoteAtOther) && !on(Mutant::AheadCounts);
-    if elsewhere || !me.is(end.taker()) {
+    if end.position() != at || end.taker() != Some(owner) {
         return Err(TakeoverError::Lost { by: Box::new(opened_by.clone()) });
     }
     if promotion.start > taken.sealed || promotion.start < end.facts().origin {
@@ -243,7 +201,7 @@ pub(crate) fn promote(
     }
     let object = encode_seal(&me, end, SealKind::Promote, (promotion.start, lineage), &state.by);
     let key = at.to_string();
-    Ok(PromoteWish::Put(at, object.map_err(|error| crate::VaultError::Damaged { key, error })?))
+    Ok(PromoteWish::Put(object.map_err(|error| crate::VaultError::Damaged { key, error })?))
 }
 
 /// What a stored promote says.
