@@ -14,8 +14,12 @@ pub mod types {
     pub const READY: &str = "Ready";
     /// Vault: a lock was tried, and the store refused to break it.
     pub const LOCK_ENFORCED: &str = "LockEnforced";
+    /// Vault: the store's clock and this site's are near each other.
+    pub const CLOCK_IN_SYNC: &str = "ClockInSync";
     /// Vault: there are at least two recipients, so that one lost key does not lose the data.
     pub const ESCROW_CONFIGURED: &str = "EscrowConfigured";
+    /// Vault: only named writers are believed, and this site is one of them.
+    pub const WRITERS_TRUSTED: &str = "WritersTrusted";
     /// Database: every commit that is acknowledged is in the vault (or is, up to the lag, when Asynchronous).
     pub const PROTECTED: &str = "Protected";
     /// Database: another site owns the log now. Bad news: True is what is wrong.
@@ -44,6 +48,8 @@ pub mod reasons {
     pub const AVAILABLE: &str = "Available";
     /// The store refused to delete a locked object before its time.
     pub const DELETE_REFUSED: &str = "DeleteRefused";
+    /// The store's clock and this site's are near each other.
+    pub const WITHIN_BOUNDS: &str = "WithinBounds";
     /// Commits wait for the vault.
     pub const SYNCHRONOUS: &str = "Synchronous";
     /// Commits do not wait for the vault, as asked.
@@ -54,6 +60,8 @@ pub mod reasons {
     pub const RECENT_BACKUP: &str = "RecentBackup";
     /// Several recipients can decrypt.
     pub const SEVERAL_RECIPIENTS: &str = "SeveralRecipients";
+    /// Only named writers are believed.
+    pub const NAMED_WRITERS: &str = "NamedWriters";
     /// The standby replays what arrives in the vault.
     pub const REPLAYING: &str = "Replaying";
     /// The database was promoted.
@@ -86,12 +94,26 @@ pub mod reasons {
     pub const BUCKET_WITHOUT_OBJECT_LOCK: &str = "BucketWithoutObjectLock";
     /// The store accepted a lock and did not keep it.
     pub const LOCK_NOT_ENFORCED: &str = "LockNotEnforced";
+    /// The lock holds, and the vault's credentials may do what only an administrator should.
+    pub const EXCESSIVE_RIGHTS: &str = "ExcessiveRights";
+    /// This site's clock is far from the store's.
+    pub const CLOCK_SKEW: &str = "ClockSkew";
     /// The store refuses the credentials.
     pub const BAD_CREDENTIALS: &str = "BadCredentials";
     /// The credentials' Secret or one of its keys is missing.
     pub const CREDENTIALS_MISSING: &str = "CredentialsMissing";
     /// The identity's Secret or its key is missing or cannot be read.
     pub const IDENTITY_MISSING: &str = "IdentityMissing";
+    /// The identity opens nothing that is encrypted to the recipients.
+    pub const BAD_IDENTITY: &str = "BadIdentity";
+    /// The writer key's Secret or its key is missing or cannot be read.
+    pub const WRITER_KEY_MISSING: &str = "WriterKeyMissing";
+    /// The site's writer key is not among the writers that are believed.
+    pub const WRITER_NOT_LISTED: &str = "WriterNotListed";
+    /// The site's writer key is revoked.
+    pub const WRITER_REVOKED: &str = "WriterRevoked";
+    /// Everybody who can write to the bucket is believed.
+    pub const ANY_WRITER: &str = "AnyWriter";
     /// The store cannot be reached.
     pub const VAULT_UNREACHABLE: &str = "VaultUnreachable";
     /// The store refuses a request although it knows the credentials.

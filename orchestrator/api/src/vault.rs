@@ -7,6 +7,13 @@ use serde::{Deserialize, Serialize};
 use crate::common::{SecretReference, date_time};
 use crate::condition::{Condition, Conditioned};
 
+/// The retention of chunks where the spec says none, in days.
+const DEFAULT_CHUNK_RETENTION_DAYS: u32 = 7;
+
+/// Annotation of a Vault: each new value makes the operator probe the lock at once, e.g.
+/// `kubectl annotate --overwrite vault hospital holdfast.dev/check-now="$(date)"`.
+pub const CHECK_NOW_ANNOTATION: &str = "holdfast.dev/check-now";
+
 /// Where the databases' log and backups are stored, and who can decrypt them.
 ///
 /// The bucket must have versioning and Object Lock. What is stored is never overwritten, and nobody
@@ -36,7 +43,9 @@ use crate::condition::{Condition, Conditioned};
 #[x_kube(
     validation = Rule::new("self.bucket == oldSelf.bucket").message("bucket cannot change: what is stored stays where it is; create another Vault").field_path(".bucket"),
     validation = Rule::new("self.prefix == oldSelf.prefix").message("prefix cannot change: what is stored stays where it is; create another Vault").field_path(".prefix"),
-    validation = Rule::new("self.retentionDays >= oldSelf.retentionDays").message("retentionDays can only grow").field_path(".retentionDays")
+    validation = Rule::new("self.retentionDays >= oldSelf.retentionDays").message("retentionDays can only grow").field_path(".retentionDays"),
+    validation = Rule::new("!has(self.chunkRetentionDays) || self.chunkRetentionDays <= self.retentionDays").message("chunkRetentionDays must not be above retentionDays").field_path(".chunkRetentionDays"),
+    validation = Rule::new("!has(oldSelf.chunkRetentionDays) || (has(self.chunkRetentionDays) && self.chunkRetentionDays >= oldSelf.chunkRetentionDays)").message("chunkRetentionDays can only grow").field_path(".chunkRetentionDays")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VaultSpec {
@@ -58,15 +67,52 @@ pub struct VaultSpec {
     pub prefix: String,
     /// Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
     pub credentials: SecretReference,
-    /// For how many days every object is locked from the moment it is stored. It can grow, never shrink.
+    /// How the store's certificate is checked. Left out: by the authorities of the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// For how many days every object but a chunk of the log is locked from the moment it is stored. It can grow, never
+    /// shrink.
     #[schemars(range(min = 1, max = 36500))]
     pub retention_days: u32,
+    /// For how many days a chunk of the log is locked. WAL segments, which are locked for `retentionDays`, take the
+    /// place of chunks within that time. It can grow, never shrink. Left out: 7, or `retentionDays` if that is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 36500))]
+    pub chunk_retention_days: Option<u32>,
     /// To whom everything is encrypted before it leaves the site.
     pub encryption: Encryption,
+    /// Whose objects are believed: the writer keys of all sites, this one's among them. List them in the Vaults of all
+    /// sites before the first database is protected: what was stored before without a key does not count afterwards.
+    /// Empty: everybody who can write to the bucket is believed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub writers: Vec<Writer>,
+    /// Secret with the key `writer` (`HOLDFAST-WRITER-KEY-1...`): this site's writer key, which vouches for what the site
+    /// stores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing: Option<SecretReference>,
+}
+
+impl VaultSpec {
+    /// For how many days a chunk is locked: what the spec says, else 7; never more than the retention.
+    pub fn chunk_retention_days(&self) -> u32 {
+        self.chunk_retention_days.unwrap_or(DEFAULT_CHUNK_RETENTION_DAYS).min(self.retention_days)
+    }
 }
 
 fn default_region() -> String {
     "us-east-1".to_owned()
+}
+
+/// TLS to the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Certificates (PEM) of authorities that the store's certificate may come from, besides those of the image.
+    #[schemars(length(min = 1, max = 65536))]
+    #[x_kube(validation = Rule::new("self.contains('-----BEGIN CERTIFICATE-----')").message("caBundle is PEM: it begins with -----BEGIN CERTIFICATE-----"))]
+    pub ca_bundle: String,
 }
 
 /// Encryption in the age format: writers hold public keys only.
@@ -85,6 +131,22 @@ pub struct Encryption {
     pub identity: Option<SecretReference>,
 }
 
+/// A site's writer key, as readers know it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Writer {
+    /// A name for it: which site's key, and from when.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The public key, as `holdfast keys show` prints it.
+    #[schemars(length(min = 74, max = 74), regex(pattern = r"^holdfast-writer1[ac-hj-np-z02-9]{58}$"))]
+    pub public_key: String,
+    /// Revokes the key: what the store says that it stored after this time does not count. Left out: the key is valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "date_time")]
+    pub not_after: Option<Timestamp>,
+}
+
 /// What was found out about the bucket.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -96,10 +158,20 @@ pub struct VaultStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub last_checked: Option<Timestamp>,
+    /// When the lock was probed last: everything tried that whoever stole the credentials would try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "date_time")]
+    pub last_probed: Option<Timestamp>,
+    /// The value of the annotation `holdfast.dev/check-now` that the last probe answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_answered: Option<String>,
+    /// Key of the object in the vault that records the last probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
     /// The store's clock minus this site's, in seconds. Holdfast relies on neither; certificates do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_skew_seconds: Option<i64>,
-    /// Ready, LockEnforced, EscrowConfigured.
+    /// Ready, LockEnforced, ClockInSync, EscrowConfigured, WritersTrusted.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,

@@ -88,6 +88,27 @@ pub struct Until {
     pub lsn: Lsn,
 }
 
+/// The archiver: puts the log of one database together to segments, at a site that can decrypt it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiverConfig {
+    pub vault: VaultConfig,
+    /// A file of age identities (`AGE-SECRET-KEY-1…`): opens what the agent wrote.
+    pub identity_file: PathBuf,
+    /// age recipients of the segments.
+    pub recipients: Vec<String>,
+    /// The database's name in the vault.
+    pub name: String,
+    /// HTTP: `/healthz`, `/status`, `/metrics`.
+    pub listen: SocketAddr,
+    /// An index after so many segments.
+    #[serde(default = "default_index_segments")]
+    pub index_segments: u32,
+    /// Extend the locks of the newest base backup and of the segments that it needs.
+    #[serde(default = "default_rolling")]
+    pub rolling: bool,
+}
+
 /// Restore: turns the newest base backup into a standby's data directory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,6 +161,14 @@ fn default_database() -> String {
 
 fn default_backup_interval_hours() -> u64 {
     24
+}
+
+fn default_index_segments() -> u32 {
+    64
+}
+
+fn default_rolling() -> bool {
+    true
 }
 
 fn default_socket_directory() -> PathBuf {

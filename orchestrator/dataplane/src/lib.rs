@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`agent`] | PostgreSQL (replication protocol) | the log and the base backups in the vault |
 //! | [`relay`] | the log in the vault | PostgreSQL standbys (replication protocol) |
+//! | [`archiver`] | the log in the vault | its segments and indexes in the vault |
 //! | [`restore`] | a base backup in the vault | a standby's data directory |
 //! | [`instance`] | a PostgreSQL server (SQL) | its promotion |
 //!
@@ -12,9 +13,12 @@
 
 pub mod agent;
 mod archive;
+pub mod archiver;
 mod backoff;
 mod board;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 pub mod instance;
 pub mod problem;

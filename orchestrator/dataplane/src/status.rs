@@ -184,3 +184,45 @@ pub struct RelayClient {
     pub flushed: Option<Lsn>,
     pub applied: Option<Lsn>,
 }
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ArchiverState {
+    #[default]
+    Starting,
+    /// Reads the log and writes segments and indexes.
+    Archiving,
+    /// The store is away; tried again with backoff.
+    Retrying,
+    /// An object does not verify: nothing beyond it is archived, and no chunk beyond it is deleted.
+    Damaged,
+    /// Nothing to archive, or not with these keys.
+    Refused,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ArchiverStatus {
+    pub state: ArchiverState,
+    pub problem: Option<Problem>,
+    /// The end of the log as last read.
+    pub read: Option<Lsn>,
+    /// All WAL below is in segments.
+    pub archived: Option<Lsn>,
+    /// The newest index: its number and the end of the log in it.
+    pub index: Option<u64>,
+    pub indexed: Option<Lsn>,
+    /// When the store made it.
+    pub index_stored: Option<Timestamp>,
+    /// How long the log has run on beyond the newest index, in seconds. More than half a chunk's lifetime is an alarm:
+    /// nobody builds on chunks that old that no index covers.
+    pub index_behind_seconds: f64,
+    /// WAL that was read and is in no segment yet.
+    pub waiting_bytes: u64,
+    /// All that is stored was read.
+    pub at_end: bool,
+    /// The last sign that somebody hid or overwrote an object; the right version was read all the same.
+    pub tampering: Option<String>,
+    /// Up to when what the newest base backup needs is locked, at least.
+    pub held_until: Option<Timestamp>,
+    /// Why those locks could not be extended the last time.
+    pub hold_problem: Option<Problem>,
+}

@@ -2,16 +2,14 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::{Cloud, LIMIT, Load, Role, make_ledger, missing, start_restored, target, wait};
+use common::takeover::{standby, successor, take_over};
+use common::{Cloud, Load, Role, make_ledger, missing, target, wait};
 use holdfast_dataplane::instance::Instance;
-use holdfast_dataplane::restore;
 use holdfast_dataplane::status::AgentState;
 use holdfast_test_postgres::TestPostgres;
-use holdfast_vault::{DatabaseVault, Promotion, TakeoverOptions, TakerState};
-use holdfast_wal::{Lsn, TimelineId};
-use tokio_util::sync::CancellationToken;
+use holdfast_wal::TimelineId;
 
 const NAME: &str = "registration";
 
@@ -35,10 +33,10 @@ async fn nothing_acknowledged_is_lost() {
     assert_ne!(again.incarnation, before.incarnation);
     load.wait_for_more(200).await;
 
-    let (standby, _relay) = standby(&cloud).await;
+    let (standby, _relay) = standby(&cloud, NAME).await;
     wait("rows on the standby", || async { standby.psql("SELECT count(*) > 100 FROM ledger") }, |answer| answer == "t")
         .await;
-    let successor = successor(&cloud, &standby);
+    let successor = successor(&cloud, NAME, &standby);
     successor.wait_state(AgentState::Standby).await;
     load.wait_for_more(100).await;
 
@@ -71,51 +69,4 @@ async fn nothing_acknowledged_is_lost() {
     standby.psql("INSERT INTO ledger VALUES (-2, 'after')");
     successor.wait_agent("synchronous", |s| s.synchronous).await;
     successor.wait_agent("own backup", |s| s.backups.iter().any(|b| b.timeline == TimelineId(2))).await;
-}
-
-async fn standby(cloud: &Cloud) -> (TestPostgres, Role) {
-    let relay_config = cloud.relay_config(NAME, None);
-    let serve = relay_config.serve;
-    let relay = Role::relay(relay_config);
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = cloud.restore_config(NAME, folder.path(), serve, "volume-1");
-    restore::run(config.clone(), CancellationToken::new()).await.expect("restores");
-    // Done once: a second start of the pod touches nothing.
-    std::fs::write(folder.path().join("pgdata/touched"), "").expect("writable");
-    restore::run(config, CancellationToken::new()).await.expect("finds its marker");
-    assert!(folder.path().join("pgdata/touched").exists());
-    let standby = start_restored(folder.path(), &[("fsync", "on")]);
-    relay.wait_relay("a client", |status| status.clients.len() == 1 && status.served.is_some()).await;
-    (standby, relay)
-}
-
-fn successor(cloud: &Cloud, standby: &TestPostgres) -> Role {
-    let mut config = cloud.agent_config(standby, NAME);
-    config.instance_id = "volume-1".to_owned();
-    Role::agent(config)
-}
-
-/// Takeover, replay to the end, promote, open. Returns where the new line begins.
-async fn take_over(database: &DatabaseVault, cloud: &Cloud, standby: &TestPostgres) -> Lsn {
-    let state = TakerState::generate("test");
-    let taken = loop {
-        match database.takeover(&state, &TakeoverOptions::default()).await {
-            Ok(taken) => break taken,
-            Err(error) => println!("takeover: {error}"),
-        }
-    };
-    let instance = Instance::connect(&target(standby)).await.expect("connects");
-    let replayed = instance.recovery_state().await.expect("answers").replay_lsn.expect("has replayed");
-    let start = database.floor(cloud.identities(), replayed, taken.sealed).await.expect("readable");
-    let deadline = Instant::now() + LIMIT;
-    while instance.recovery_state().await.expect("answers").replay_lsn < Some(start) {
-        assert!(Instant::now() < deadline, "the standby does not come to {start} (sealed at {})", taken.sealed);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let promotion = Promotion { start, instance_id: "volume-1".to_owned(), new_timeline: TimelineId(2) };
-    database.promote(&state, &taken, &promotion).await.expect("promotes");
-    // Time for the relay to see the seal: it must not tell the standby of its own new timeline.
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    instance.promote().await.expect("opens");
-    start
 }

@@ -100,6 +100,12 @@ async fn a_name_belongs_to_one_database_and_one_agent() {
     assert_eq!(fenced.problem.expect("one").code, "AnotherWriter");
     second.wait_protected().await;
     server.psql("CREATE TABLE still_writable ()");
+
+    // When that one ends, nobody would write: the first goes on.
+    second.kill().await;
+    let again = owner.wait_protected().await;
+    assert!(again.fence.is_none(), "{:?}", again.fence);
+    server.psql("CREATE TABLE still_writable_again ()");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

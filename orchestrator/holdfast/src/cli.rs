@@ -2,11 +2,11 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use holdfast_dataplane::{agent, relay, restore};
+use holdfast_dataplane::{agent, archiver, relay, restore};
 use holdfast_operator::OperatorConfig;
 use std::{net::SocketAddr, path::PathBuf};
 
-use crate::commands::{by_hand, crd::Crd, isolation_probe::IsolationProbe, keys::Keys, runbook::Runbook};
+use crate::commands::{by_hand, crd::Crd, isolation_probe::IsolationProbe, keys::Keys, runbook::Runbook, vault::Vault};
 use crate::role;
 
 /// Disaster recovery for the databases and services of a hospital.
@@ -19,6 +19,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Vault(Box<Vault>),
     Runbook(Runbook),
     Keys(Keys),
     Crd(Crd),
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Agent(RoleArguments),
     /// Run a relay: serves a database's WAL from the vault to hot standbys.
     Relay(RoleArguments),
+    /// Run an archiver: puts a database's log together to WAL segments and writes indexes, at a site that can decrypt.
+    Archiver(RoleArguments),
     /// Restore the newest base backup into a data directory that follows a relay.
     Restore(RoleArguments),
     /// Prove from inside a drill that production cannot be reached, and that the proof can fail.
@@ -57,7 +60,7 @@ pub(crate) struct RoleArguments {
 impl Command {
     /// Roles run in pods and log for machines; the rest is for a person.
     pub(crate) fn is_role(&self) -> bool {
-        matches!(self, Self::Operator { .. } | Self::Agent(_) | Self::Relay(_) | Self::Restore(_))
+        matches!(self, Self::Operator { .. } | Self::Agent(_) | Self::Relay(_) | Self::Archiver(_) | Self::Restore(_))
     }
 }
 
@@ -68,7 +71,8 @@ impl Command {
 pub(crate) async fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Crd(crd) => crd.run(),
-        Command::Keys(keys) => keys.run(),
+        Command::Keys(keys) => keys.run().await,
+        Command::Vault(vault) => vault.run().await,
         Command::Runbook(runbook) => runbook.run().await,
         Command::Takeover(takeover) => takeover.run().await,
         Command::PromoteSeal(seal) => seal.run().await,
@@ -83,6 +87,10 @@ pub(crate) async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Relay(role) => {
             let config = role::config(&role.config)?;
             relay::run(config, role::until_told_to_stop()?).await.context("the relay stopped")
+        }
+        Command::Archiver(role) => {
+            let config = role::config(&role.config)?;
+            archiver::run(config, role::until_told_to_stop()?).await.context("the archiver stopped")
         }
         Command::Restore(role) => {
             let config = role::config(&role.config)?;

@@ -23,7 +23,9 @@ async fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("holdfast: {error:#}");
+            if !error.is::<commands::vault::Printed>() {
+                eprintln!("holdfast: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -14,6 +14,7 @@ use crate::execution::metrics::RunMetrics;
 use crate::metrics::Metrics;
 use crate::pod::AddressCache;
 use crate::standby_database::LagTrackers;
+use crate::vault::metrics::CheckMetrics;
 use crate::vault_access::VaultCache;
 
 /// How long a role may take to answer `/status`.
@@ -33,6 +34,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Metrics of failovers and drills.
     pub runs: RunMetrics,
+    /// Metrics of the checks of vaults.
+    pub(crate) vault_checks: CheckMetrics,
     /// The image of agents, relays and restores: the operator's own.
     pub image: String,
     /// The operator's namespace.
@@ -57,6 +60,7 @@ impl Context {
         let metrics = Metrics::new();
         Ok(Arc::new(Self {
             runs: RunMetrics::new(&metrics),
+            vault_checks: CheckMetrics::new(&metrics),
             recorder: Recorder::new(client.clone(), reporter),
             client,
             http,

@@ -28,7 +28,7 @@ impl Metrics {
     /// A registry with the reconcile metrics in it.
     pub fn new() -> Self {
         let metrics = Self {
-            registry: Mutex::new(Registry::with_prefix("holdfast_operator")),
+            registry: Mutex::new(Registry::with_prefix("holdfast")),
             reconciles: Family::default(),
             durations: Family::new_with_constructor(duration_histogram),
         };
@@ -45,10 +45,15 @@ impl Metrics {
         metrics
     }
 
-    /// Adds a metric; its name is prefixed with `holdfast_operator_`.
+    /// Adds a metric of the operator itself; its name is prefixed with `holdfast_operator_`.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
+        self.register_under("operator", name, help, metric);
+    }
+
+    /// Adds a metric of what the operator looks after; its name is prefixed with `holdfast_` and this.
+    pub fn register_under(&self, prefix: &str, name: &str, help: &str, metric: impl Metric) {
         let mut registry = self.registry.lock().unwrap_or_else(|e| e.into_inner());
-        registry.register(name, help, metric);
+        registry.sub_registry_with_prefix(prefix).register(name, help, metric);
     }
 
     /// Counts one reconcile.

@@ -23,6 +23,8 @@ pub enum Component {
     Agent,
     /// Serves the log to a standby.
     Relay,
+    /// Puts the log together to segments.
+    Archiver,
     /// The PostgreSQL server of a StandbyDatabase.
     Postgres,
 }
@@ -33,6 +35,7 @@ impl Component {
         match self {
             Self::Agent => "agent",
             Self::Relay => "relay",
+            Self::Archiver => "archiver",
             Self::Postgres => "postgres",
         }
     }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use holdfast_dataplane::config::{AgentConfig, RelayConfig};
-use holdfast_vault::CredentialsSource;
+use holdfast_api::VaultSpec;
+use holdfast_dataplane::config::{AgentConfig, ArchiverConfig, RelayConfig};
+use holdfast_vault::{CredentialsSource, VaultConfig};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, ContainerPort, EnvVar, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Service, ServicePort,
@@ -30,6 +31,10 @@ pub const PASSWORD_FILE: &str = "/var/run/holdfast/database/password";
 pub const IDENTITY_DIR: &str = "/var/run/holdfast/identity";
 /// The file of the private keys.
 pub const IDENTITY_FILE: &str = "/var/run/holdfast/identity/identity";
+/// Where the site's writer key is mounted.
+const WRITER_DIR: &str = "/var/run/holdfast/writer";
+/// Its file.
+const WRITER_FILE: &str = "/var/run/holdfast/writer/writer";
 const CONFIG_DIR: &str = "/etc/holdfast";
 const CONFIG_KEY: &str = "config.json";
 /// A pod with another configuration is another pod.
@@ -116,19 +121,32 @@ impl RoleObjects {
     }
 }
 
-/// The objects of an agent.
+/// The objects of an agent, which writes to this vault.
 ///
 /// # Errors
 /// When the configuration cannot be written as JSON.
 pub fn agent(
     owned: &Owned,
     image: &str,
-    config: &AgentConfig,
-    vault_secret: &str,
+    config: AgentConfig,
+    vault: &VaultSpec,
     database_secret: &str,
 ) -> Result<RoleObjects, Error> {
-    let secrets = [("vault", vault_secret, VAULT_DIR), ("database", database_secret, DATABASE_DIR)];
-    role(owned, Component::Agent, image, config, &secrets, &[])
+    let config = AgentConfig { vault: writing(config.vault, vault), ..config };
+    let mut secrets =
+        vec![("vault", vault.credentials.secret_name.as_str(), VAULT_DIR), ("database", database_secret, DATABASE_DIR)];
+    secrets.extend(writer_secret(vault));
+    role(owned, Component::Agent, image, &config, &secrets, &[])
+}
+
+/// The configuration of what writes to the vault: it signs with the site's writer key, if the site has one.
+pub fn writing(config: VaultConfig, vault: &VaultSpec) -> VaultConfig {
+    VaultConfig { writer_key_file: vault.signing.as_ref().map(|_| PathBuf::from(WRITER_FILE)), ..config }
+}
+
+/// The Secret of the site's writer key, for what writes: volume, Secret, path.
+pub fn writer_secret(vault: &VaultSpec) -> Option<(&'static str, &str, &'static str)> {
+    vault.signing.as_ref().map(|reference| ("writer", reference.secret_name.as_str(), WRITER_DIR))
 }
 
 /// The objects of a relay.
@@ -150,6 +168,24 @@ pub fn relay(
     ];
     let ports = [("replication", REPLICATION_PORT)];
     role(owned, Component::Relay, image, config, &secrets, &ports)
+}
+
+/// The objects of an archiver, which reads the log and writes segments and indexes to this vault.
+///
+/// # Errors
+/// When the configuration cannot be written as JSON.
+pub fn archiver(
+    owned: &Owned,
+    image: &str,
+    config: ArchiverConfig,
+    vault: &VaultSpec,
+    identity_secret: &str,
+) -> Result<RoleObjects, Error> {
+    let config = ArchiverConfig { vault: writing(config.vault, vault), ..config };
+    let mut secrets =
+        vec![("vault", vault.credentials.secret_name.as_str(), VAULT_DIR), ("identity", identity_secret, IDENTITY_DIR)];
+    secrets.extend(writer_secret(vault));
+    role(owned, Component::Archiver, image, &config, &secrets, &[])
 }
 
 fn role(

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use holdfast_api::condition::reasons;
+use holdfast_api::vault::Writer;
 use holdfast_api::{Vault as VaultObject, VaultSpec};
-use holdfast_vault::{CredentialsSource, Identities, Recipients, Vault, VaultConfig};
+use holdfast_vault::{CredentialsSource, Identities, Recipients, TrustedWriter, Vault, VaultConfig, WriterKey};
 use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client, ResourceExt};
 
 use crate::{Context, Error};
 
@@ -18,6 +19,8 @@ pub const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
 pub const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 /// Key of an identity Secret.
 pub const IDENTITY: &str = "identity";
+/// Key of a Secret with a writer key.
+pub const WRITER: &str = "writer";
 
 /// Why a Vault cannot be opened. Objects are named as `namespace/name`.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,42 @@ pub enum VaultAccessError {
         /// Who needs it.
         vault: String,
     },
+    /// The identity opens nothing that is stored for these recipients.
+    #[error(
+        "Secret {secret} holds no private key of any recipient of Vault {vault}: what is stored could not be opened here. \
+         Put the identity into the Secret whose public key (`holdfast keys show FILE`) is among encryption.recipients, \
+         or add that public key there"
+    )]
+    BadIdentity {
+        /// The Secret.
+        secret: String,
+        /// Who needs it.
+        vault: String,
+    },
+    /// The Secret of the writer key or its key is missing.
+    #[error(
+        "Secret {secret} {problem}, and Vault {vault} signs with it. Create it with the key writer (a line that begins \
+         with HOLDFAST-WRITER-KEY-1; `holdfast keys new writer` makes one)"
+    )]
+    WriterKeyMissing {
+        /// The Secret.
+        secret: String,
+        /// What is wrong with it.
+        problem: String,
+        /// Who needs it.
+        vault: String,
+    },
+    /// The Vault believes named writers only, and this site is none of them: all that it stored would not count.
+    #[error(
+        "Vault {vault} believes its writers only, and this site {problem}. List this site's public key under writers in \
+         the Vaults of all sites"
+    )]
+    WriterNotListed {
+        /// What is missing.
+        problem: String,
+        /// The object.
+        vault: String,
+    },
     /// The Vault names no identity, and something here has to decrypt.
     #[error(
         "Vault {vault} has no encryption.identity, so nothing can be decrypted here. Name the Secret that holds the \
@@ -82,6 +121,9 @@ impl VaultAccessError {
             Self::NotFound { .. } => reasons::VAULT_NOT_FOUND,
             Self::CredentialsMissing { .. } => reasons::CREDENTIALS_MISSING,
             Self::IdentityMissing { .. } | Self::NoIdentity { .. } => reasons::IDENTITY_MISSING,
+            Self::BadIdentity { .. } => reasons::BAD_IDENTITY,
+            Self::WriterKeyMissing { .. } => reasons::WRITER_KEY_MISSING,
+            Self::WriterNotListed { .. } => reasons::WRITER_NOT_LISTED,
             Self::Invalid { reason, .. } => reason,
         }
     }
@@ -163,18 +205,24 @@ impl Context {
             Some(reference) => self.secret(&namespace, &reference.secret_name).await?,
             None => None,
         };
+        let signing = match &object.spec.signing {
+            Some(reference) => self.secret(&namespace, &reference.secret_name).await?,
+            None => None,
+        };
         let version = format!(
-            "{:?}/{:?}/{:?}/{:?}",
+            "{:?}/{:?}/{:?}/{:?}/{:?}",
             object.uid(),
             object.metadata.generation,
             credentials.as_ref().and_then(|s| s.resource_version()),
             identity.as_ref().and_then(|s| s.resource_version()),
+            signing.as_ref().and_then(|s| s.resource_version()),
         );
         let key = format!("{namespace}/{}", object.name_any());
         if let Some(access) = self.vaults.get(&key, &version) {
             return Ok(access);
         }
-        let access = open(object, credentials.as_ref(), identity.as_ref())?;
+        let access = open(object, credentials.as_ref(), identity.as_ref(), signing.as_ref())?;
+        listed(object, &access.vault)?;
         self.vaults.put(key, version, access.clone());
         Ok(access)
     }
@@ -203,10 +251,45 @@ impl VaultCache {
     }
 }
 
+/// A Vault of a cluster, opened for a person's command.
+#[derive(Clone)]
+pub struct ClusterVault {
+    /// How it was opened.
+    pub config: VaultConfig,
+    /// The open vault.
+    pub access: VaultAccess,
+}
+
+/// Opens a Vault with the rights of whoever asks the cluster: reads the object and its Secrets.
+///
+/// # Errors
+/// [`Error::Vault`] says what is missing; [`Error::Kube`].
+pub async fn from_cluster(client: &Client, namespace: &str, name: &str) -> Result<ClusterVault, Error> {
+    let objects: Api<VaultObject> = Api::namespaced(client.clone(), namespace);
+    let found = objects.get_opt(name).await.map_err(Error::kube(format!("read Vault {namespace}/{name}")))?;
+    let object = found.ok_or_else(|| VaultAccessError::NotFound { vault: format!("{namespace}/{name}") })?;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret =
+        async |name: &str| secrets.get_opt(name).await.map_err(Error::kube(format!("read Secret {namespace}/{name}")));
+    let credentials = secret(&object.spec.credentials.secret_name).await?;
+    let identity = match &object.spec.encryption.identity {
+        Some(reference) => secret(&reference.secret_name).await?,
+        None => None,
+    };
+    let signing = match &object.spec.signing {
+        Some(reference) => secret(&reference.secret_name).await?,
+        None => None,
+    };
+    let access = open(&object, credentials.as_ref(), identity.as_ref(), signing.as_ref())?;
+    let invalid = |message| invalid_endpoint(&object, message);
+    let config = vault_config(&object.spec, credential_keys(&object, credentials.as_ref())?).map_err(invalid)?;
+    Ok(ClusterVault { config, access })
+}
+
 /// The configuration that reaches the bucket of this spec with these credentials.
 ///
 /// # Errors
-/// When the endpoint is not a URL.
+/// When the endpoint is not a URL, or a writer's key is none.
 pub fn vault_config(spec: &VaultSpec, credentials: CredentialsSource) -> Result<VaultConfig, String> {
     let endpoint = match &spec.endpoint {
         Some(text) => Some(
@@ -215,30 +298,50 @@ pub fn vault_config(spec: &VaultSpec, credentials: CredentialsSource) -> Result<
         None => None,
     };
     Ok(VaultConfig {
+        url: None,
         endpoint,
         region: spec.region.clone(),
         bucket: spec.bucket.clone(),
         prefix: spec.prefix.clone(),
         retention_days: spec.retention_days,
+        chunk_retention_days: spec.chunk_retention_days(),
         credentials,
+        ca_bundle: spec.tls.as_ref().map(|tls| tls.ca_bundle.clone()),
+        writers: spec.writers.iter().map(trusted).collect::<Result<_, _>>()?,
+        writer_key_file: None,
     })
+}
+
+fn trusted(writer: &Writer) -> Result<TrustedWriter, String> {
+    let public_key = writer.public_key.parse().map_err(|e| format!("writer {}: {e}", writer.name))?;
+    Ok(TrustedWriter { name: writer.name.clone(), public_key, not_after: writer.not_after })
 }
 
 fn open(
     object: &VaultObject,
     credentials: Option<&Secret>,
     identity: Option<&Secret>,
+    signing: Option<&Secret>,
 ) -> Result<VaultAccess, VaultAccessError> {
     let invalid = |reason, message| VaultAccessError::Invalid { reason, vault: named(object), message };
     let keys = credential_keys(object, credentials)?;
     let config = vault_config(&object.spec, keys).map_err(|m| invalid(reasons::INVALID_SPEC, m))?;
-    let vault = Vault::open(config).map_err(|e| invalid(reasons::INVALID_SPEC, e.to_string()))?;
+    let mut vault = Vault::open(config).map_err(|e| invalid(reasons::INVALID_SPEC, e.to_string()))?;
+    if let Some(key) = writer_key(object, signing)? {
+        vault = vault.with_writer_key(key);
+    }
     let recipients = Recipients::parse(&object.spec.encryption.recipients)
         .map_err(|e| invalid(reasons::BAD_RECIPIENT, e.to_string()))?;
     let identities = match &object.spec.encryption.identity {
         Some(reference) => Some(identities(object, &reference.secret_name, identity)?),
         None => None,
     };
+    if let (Some(identities), Some(reference)) = (&identities, &object.spec.encryption.identity)
+        && !identities.open_for(&recipients)
+    {
+        let secret = format!("{}/{}", object.namespace().unwrap_or_default(), reference.secret_name);
+        return Err(VaultAccessError::BadIdentity { secret, vault: named(object) });
+    }
     Ok(VaultAccess { vault, recipients, identities })
 }
 
@@ -261,6 +364,30 @@ fn identities(object: &VaultObject, name: &str, secret: Option<&Secret>) -> Resu
     };
     let text = secret_text(secret, IDENTITY).map_err(missing)?;
     Identities::parse(&text).map_err(|e| missing(format!("cannot be used ({e})")))
+}
+
+fn writer_key(object: &VaultObject, secret: Option<&Secret>) -> Result<Option<WriterKey>, VaultAccessError> {
+    let Some(reference) = &object.spec.signing else { return Ok(None) };
+    let missing = |problem: String| VaultAccessError::WriterKeyMissing {
+        secret: format!("{}/{}", object.namespace().unwrap_or_default(), reference.secret_name),
+        problem,
+        vault: named(object),
+    };
+    let text = secret_text(secret, WRITER).map_err(missing)?;
+    WriterKey::parse(&text).map(Some).map_err(|e| missing(format!("cannot be used ({e})")))
+}
+
+/// What a site that is not listed stored, nobody would believe: better said now than at the first failover. Whether its
+/// key is revoked, the store's time decides when something is written.
+fn listed(object: &VaultObject, vault: &Vault) -> Result<(), VaultAccessError> {
+    let (trust, key) = (vault.trust(), vault.writer_key().ok().flatten());
+    let problem = match key.as_ref().map(WriterKey::public) {
+        _ if trust.is_anyone() => return Ok(()),
+        Some(public) if trust.entry(public).is_some() => return Ok(()),
+        Some(public) => format!("signs with {public}, which is none of them"),
+        None => "has no writer key (signing is not set)".to_owned(),
+    };
+    Err(VaultAccessError::WriterNotListed { problem, vault: named(object) })
 }
 
 /// The endpoint of this Vault is not a URL.
@@ -287,6 +414,68 @@ pub fn secret_text(secret: Option<&Secret>, key: &str) -> Result<String, String>
 mod tests {
     use super::*;
     use k8s_openapi::ByteString;
+
+    fn secret(key: &str, value: &str) -> Secret {
+        let data = [(key.to_owned(), ByteString(value.as_bytes().to_vec()))];
+        Secret { data: Some(data.into()), ..Secret::default() }
+    }
+
+    /// The reason of what is wrong, or that nothing is.
+    fn opened(spec: serde_json::Value, identity: Option<&Secret>, signing: Option<&Secret>) -> String {
+        let mut all = serde_json::json!({"endpoint": "http://s3:8333", "bucket": "b00", "retentionDays": 7,
+            "credentials": {"secretName": "keys"}});
+        all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let object = VaultObject::new("v", serde_json::from_value(all).unwrap());
+        let mut keys = secret(ACCESS_KEY_ID, "id");
+        keys.data.as_mut().unwrap().extend(secret(SECRET_ACCESS_KEY, "secret").data.unwrap());
+        let access = open(&object, Some(&keys), identity, signing).and_then(|access| listed(&object, &access.vault));
+        access.map_or_else(|error| error.reason().to_owned(), |()| "sound".to_owned())
+    }
+
+    #[test]
+    fn an_identity_that_opens_nothing_is_found_at_set_up() {
+        let ((own, recipient), (stranger, _)) =
+            (holdfast_vault::generate_identity(), holdfast_vault::generate_identity());
+        let spec = serde_json::json!({"encryption": {"recipients": [recipient], "identity": {"secretName": "i"}}});
+        let cases = [
+            (Some(own.clone()), "sound"),
+            (Some(stranger.clone()), reasons::BAD_IDENTITY),
+            // After a rotation the old one stays beside the new one.
+            (Some(format!("{stranger}\n{own}\n")), "sound"),
+            (None, reasons::IDENTITY_MISSING),
+        ];
+        for (identity, expected) in cases {
+            let identity = identity.map(|text| secret(IDENTITY, &text));
+            assert_eq!(opened(spec.clone(), identity.as_ref(), None), expected);
+        }
+    }
+
+    #[test]
+    fn a_site_that_nobody_would_believe_is_found_at_set_up() {
+        let (own, other) = (WriterKey::generate(), WriterKey::generate());
+        let (_, recipient) = holdfast_vault::generate_identity();
+        let spec = |writers: &[&WriterKey], signs: bool| {
+            let entry = |(n, key): (usize, &&WriterKey)| serde_json::json!({"name": format!("w{n}"), "publicKey": key.public()});
+            let writers: Vec<_> = writers.iter().enumerate().map(entry).collect();
+            let signing = signs.then(|| serde_json::json!({"secretName": "w"}));
+            serde_json::json!({"encryption": {"recipients": [recipient]}, "writers": writers, "signing": signing})
+        };
+        let key = secret(WRITER, &own.secret());
+        let cases = [
+            (spec(&[], false), None, "sound"),
+            (spec(&[], true), Some(&key), "sound"),
+            (spec(&[&other, &own], true), Some(&key), "sound"),
+            (spec(&[&other], true), Some(&key), reasons::WRITER_NOT_LISTED),
+            (spec(&[&own], false), None, reasons::WRITER_NOT_LISTED),
+            (spec(&[&own], true), None, reasons::WRITER_KEY_MISSING),
+        ];
+        for (spec, signing, expected) in cases {
+            assert_eq!(opened(spec.clone(), None, signing), expected, "{spec}");
+        }
+        let nonsense = serde_json::json!({"encryption": {"recipients": [recipient]},
+            "writers": [{"name": "w", "publicKey": "holdfast-writer1nonsense"}]});
+        assert_eq!(opened(nonsense, None, None), reasons::INVALID_SPEC);
+    }
 
     #[test]
     fn a_secret_says_what_is_wrong_with_it() {

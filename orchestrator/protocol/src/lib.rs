@@ -11,6 +11,8 @@
 pub mod client;
 mod config;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod message;
 pub mod server;
 

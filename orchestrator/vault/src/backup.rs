@@ -15,9 +15,9 @@ use crate::fetch::{self, damaged, retrying};
 use crate::keys::is_valid_name;
 use crate::log::incarnation::Incarnation;
 use crate::log::storing::seal_chunk;
-use crate::object::{Hash, Nonce, ObjectError, PublicKey, Subject, decode, decode_header, encode_plain};
+use crate::object::{Hash, Nonce, ObjectError, PublicKey, Subject, decode, decode_header, decode_stored, encode_plain};
 use crate::seal::{Identities, Recipients, Sealer, open};
-use crate::store::{Created, ListRequest, StoreError, StoreErrorKind};
+use crate::store::{ListRequest, Object, StoreError, StoreErrorKind};
 
 /// The best size of a part: big enough for the store, small enough for memory.
 pub const BACKUP_PART_BYTES: usize = 4 * 1024 * 1024;
@@ -117,6 +117,7 @@ impl BackupWriter {
     pub(crate) fn new(
         database: DatabaseVault,
         system_id: SystemId,
+        me: Incarnation,
         meta: BackupMeta,
         recipients: &Recipients,
     ) -> Result<BackupWriter, VaultError> {
@@ -128,7 +129,7 @@ impl BackupWriter {
             database,
             system_id,
             meta,
-            me: Incarnation::random(),
+            me,
             sealer: Some(sealer),
             next: 0,
             prev: None,
@@ -225,7 +226,7 @@ impl DatabaseVault {
     /// Creates an object at a key that nobody else writes.
     async fn create_own(&self, key: &str, object: Bytes) -> Result<(), VaultError> {
         let store = &*self.vault.store;
-        if fetch::create_until_known(store, key, object.clone()).await? == Created::Stored {
+        if fetch::create_until_known(store, key, object.clone()).await?.is_stored() {
             return Ok(());
         }
         match fetch::oldest(store, key).await? {
@@ -253,30 +254,45 @@ pub(crate) async fn list(database: &DatabaseVault) -> Result<Vec<BackupManifest>
     }
     let read = futures::stream::iter(ids).map(|id| async move { read_manifest(database, &id).await }).buffered(4);
     let read: Vec<_> = read.collect().await;
-    let mut manifests = read.into_iter().filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    let believed = |read: &Result<_, VaultError>| match read {
+        // One that a thief put there must not hide the others.
+        Err(error @ VaultError::Damaged { error: ObjectError::Untrusted(_), .. }) => {
+            tracing::warn!(%error, "a base backup is left out");
+            false
+        }
+        _ => true,
+    };
+    let read = read.into_iter().filter(believed);
+    let mut manifests = read.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
     manifests.sort_by(|a, b| (a.finished, &a.meta.id).cmp(&(b.finished, &b.meta.id)));
     Ok(manifests)
 }
 
-async fn read_manifest(database: &DatabaseVault, id: &str) -> Result<Option<BackupManifest>, VaultError> {
+pub(crate) async fn read_manifest(database: &DatabaseVault, id: &str) -> Result<Option<BackupManifest>, VaultError> {
     let key = database.keys.backup_manifest(id);
     let Some(object) = retrying(|| database.vault.store.get(&key)).await? else {
         // Never finished, or hidden by a delete marker.
         let Some(object) = fetch::oldest(&*database.vault.store, &key).await? else { return Ok(None) };
-        return parse_manifest(database, id, &key, &object.bytes).map(Some);
+        return parse_manifest(database, id, &key, &object).map(Some);
     };
-    let newest = parse_manifest(database, id, &key, &object.bytes);
+    let newest = parse_manifest(database, id, &key, &object);
     if newest.is_ok() {
         return newest.map(Some);
     }
     match fetch::oldest(&*database.vault.store, &key).await? {
-        Some(object) => parse_manifest(database, id, &key, &object.bytes).map(Some),
+        Some(object) => parse_manifest(database, id, &key, &object).map(Some),
         None => newest.map(Some),
     }
 }
 
-fn parse_manifest(database: &DatabaseVault, id: &str, key: &str, bytes: &Bytes) -> Result<BackupManifest, VaultError> {
-    let (decoded, body) = decode(bytes).map_err(damaged(key))?;
+fn parse_manifest(
+    database: &DatabaseVault,
+    id: &str,
+    key: &str,
+    object: &Object,
+) -> Result<BackupManifest, VaultError> {
+    let (decoded, body) = decode_stored(object).map_err(damaged(key))?;
+    database.vault.trust.check(&decoded).map_err(damaged(key))?;
     let manifest: BackupManifest =
         serde_json::from_slice(&body).map_err(|e| damaged(key)(ObjectError::Header { reason: e.to_string() }))?;
     let fits = decoded.header.subject == manifest_subject(&database.name, manifest.system_id, id)

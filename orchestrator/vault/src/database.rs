@@ -12,15 +12,15 @@ use crate::fetch::{self, damaged};
 use crate::keys::{DatabaseKeys, Position};
 use crate::log::LogAccess;
 use crate::log::errors::{ClaimError, ReadError, TakeoverError};
-use crate::log::incarnation::Incarnation;
+use crate::log::index::{Archived, IndexWritten, StoredIndex};
 use crate::log::reader::LogReader;
 use crate::log::takeover::TakeoverOptions;
 use crate::log::types::{
     Attached, ClaimOptions, Identity, ORIGIN, Promoted, Promotion, ReadEvent, ReadOptions, Taken, TakerState, Tip,
 };
-use crate::log::walk::LogFacts;
+use crate::log::walk::{Cursor, LogFacts};
 use crate::log::writing::LogWriter;
-use crate::object::{Lineage, Link, ObjectError, Subject, decode, encode_plain};
+use crate::object::{Lineage, Link, ObjectError, Subject, decode_stored, encode_plain};
 use crate::seal::{Identities, Recipients};
 use crate::vault::Vault;
 
@@ -63,7 +63,7 @@ impl DatabaseVault {
         }
         let key = self.keys.identity();
         check_identity(&identity).map_err(damaged(&key))?;
-        let me = Incarnation::random();
+        let me = self.vault.incarnation().await?;
         let body = serde_json::to_vec(&identity).map_err(|e| bad_body(&key, &e))?;
         let header = me.header(Subject::Identity { database: self.name.clone() });
         let (object, _) = encode_plain(header, &body, me.key()).map_err(damaged(&key))?;
@@ -99,7 +99,8 @@ impl DatabaseVault {
     async fn read_identity(&self) -> Result<(Identity, Link), VaultError> {
         let key = self.keys.identity();
         let object = fetch::oldest(&*self.vault.store, &key).await?.ok_or_else(|| self.unknown())?;
-        let (decoded, body) = decode(&object.bytes).map_err(damaged(&key))?;
+        let (decoded, body) = decode_stored(&object).map_err(damaged(&key))?;
+        self.vault.trust.check(&decoded).map_err(damaged(&key))?;
         if decoded.header.subject != (Subject::Identity { database: self.name.clone() }) {
             let reason = "it is not the identity of this database".to_owned();
             return Err(damaged(&key)(ObjectError::Misplaced { reason }));
@@ -117,6 +118,8 @@ impl DatabaseVault {
             system_id: identity.system_id,
             segment_size: identity.segment_size,
             origin: identity.origin,
+            trust: self.vault.trust.clone(),
+            chunk_life: self.vault.chunk_life,
         };
         Ok(LogAccess {
             store: self.vault.store.clone(),
@@ -135,13 +138,13 @@ impl DatabaseVault {
     ) -> Result<LogWriter, ClaimError> {
         let (identity, _) = self.identity_link().await?;
         self.same_system(identity.clone(), attached.system_id)?;
-        self.access().await?.claim(attached, recipients, options).await
+        let me = self.vault.incarnation().await?;
+        self.access().await?.claim(me, attached, recipients, options).await
     }
 
     /// Where the log ends now. Opens nothing.
     pub async fn tip(&self) -> Result<Tip, VaultError> {
-        let access = self.access().await?;
-        let end = access.walk(access.near_end().await?, true).await?;
+        let end = self.access().await?.end().await?;
         let last = Lsn(end.position().start.0.saturating_sub(1));
         Ok(Tip {
             epoch: end.position().epoch,
@@ -165,10 +168,48 @@ impl DatabaseVault {
         Ok(LogReader::new(self.access().await?, identities, from, options))
     }
 
+    /// The newest index of the log, found by asking for the next until there is none; `None` when the log has none.
+    pub async fn newest_index(&self) -> Result<Option<StoredIndex>, VaultError> {
+        self.access().await?.newest_index().await
+    }
+
+    /// Reads the log as the archiver does: from where the segments end that `index` names (from the log's beginning
+    /// without one), everything, however old. [`LogReader::place`] says where the reader stands, to be written down in
+    /// the next index.
+    pub async fn archive_reader(
+        &self,
+        identities: Identities,
+        index: Option<&StoredIndex>,
+        options: ReadOptions,
+    ) -> Result<LogReader, VaultError> {
+        let access = self.access().await?;
+        let from = match index.and_then(|index| index.index.archived.as_ref()) {
+            Some(place) => Cursor::from_place(access.facts.clone(), place).map_err(damaged(&self.keys.indexes()))?,
+            None => access.genesis(),
+        };
+        Ok(LogReader::archiving(access, identities, from, options))
+    }
+
+    /// Writes the next index: the chain stands at `place`, and all WAL before `archived` is in segment objects. Both are
+    /// places of one [`LogReader`] that began at `before`, which is the newest index that its maker knows.
+    ///
+    /// Only the maker of the newest index may say more: with [`IndexWritten::Lost`], begin again at the one given. Until
+    /// it is written, nothing that it covers is deleted.
+    pub async fn write_index(
+        &self,
+        before: Option<&StoredIndex>,
+        place: &Cursor,
+        archived: Option<Archived<'_>>,
+    ) -> Result<IndexWritten, VaultError> {
+        let me = self.vault.incarnation().await?;
+        self.access().await?.write_index(&me, before, place, archived).await
+    }
+
     /// Takes the log over: when it returns, the log ends at [`Taken::sealed`] and no writer that is alive anywhere
     /// can have anything acknowledged beyond it. Repeated with the same state it finds its own seal again.
     pub async fn takeover(&self, state: &TakerState, options: &TakeoverOptions) -> Result<Taken, TakeoverError> {
-        self.access().await?.takeover(state, options).await
+        let state = state.vouched(self.vault.trusted_writer().await?.as_ref());
+        self.access().await?.takeover(&state, options).await
     }
 
     /// The point of no return: when it returns, the standby may open. Repeated with the same state it finds its own
@@ -182,7 +223,8 @@ impl DatabaseVault {
         taken: &Taken,
         promotion: &Promotion,
     ) -> Result<Promoted, TakeoverError> {
-        self.access().await?.promote(state, taken, promotion).await
+        let state = state.vouched(self.vault.trusted_writer().await?.as_ref());
+        self.access().await?.promote(&state, taken, promotion).await
     }
 
     /// The end of the last complete WAL record at or below `upto`. `from` is the start or the end of some record at
@@ -219,7 +261,8 @@ impl DatabaseVault {
     /// Begins a base backup.
     pub async fn begin_backup(&self, meta: BackupMeta, recipients: Recipients) -> Result<BackupWriter, VaultError> {
         let (identity, _) = self.identity_link().await?;
-        BackupWriter::new(self.clone(), identity.system_id, meta, &recipients)
+        let me = self.vault.incarnation().await?;
+        BackupWriter::new(self.clone(), identity.system_id, me, meta, &recipients)
     }
 
     /// All complete base backups, the one that finished last at the end.

@@ -1,9 +1,11 @@
 //! The errors of the vault as a whole.
 
 use holdfast_wal::SystemId;
+use jiff::Timestamp;
 
 use crate::object::ObjectError;
 use crate::store::StoreError;
+use crate::trust::Distrust;
 
 /// What went wrong with a vault.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -86,7 +88,13 @@ pub enum VaultError {
         /// The database's name in the vault.
         name: String,
     },
-    /// An object is damaged or does not belong where it stands.
+    /// What this site would write, nobody would believe.
+    #[error("this site cannot write: {}", own(distrust))]
+    WriterNotTrusted {
+        /// What a reader would say of it.
+        distrust: Distrust,
+    },
+    /// An object is damaged or does not belong where it stands, or nobody who is trusted made it.
     #[error("object `{key}`: {error}")]
     Damaged {
         /// The key.
@@ -94,9 +102,30 @@ pub enum VaultError {
         /// What is wrong with it.
         error: ObjectError,
     },
+    /// A chunk that no index covers and that is older than half the lifetime of chunks: it may be gone soon, so nothing
+    /// is built on it.
+    #[error("object `{key}`, stored at {stored}, is covered by no index and older than half the lifetime of chunks")]
+    NotIndexed {
+        /// The key.
+        key: String,
+        /// When the store made it, by the store's clock.
+        stored: Timestamp,
+        /// What no index covers must be stored after this.
+        limit: Timestamp,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn own(distrust: &Distrust) -> String {
+    match distrust {
+        Distrust::Unvouched => "it has no writer key, and the Vault trusts named writers only".into(),
+        Distrust::Unknown { writer } => format!("its writer key {writer} is not among the Vault's writers"),
+        Distrust::Revoked { name, writer, not_after, .. } => {
+            format!("its writer key {writer} (`{name}`) is revoked since {not_after}")
+        }
+    }
 }
 
 impl VaultError {
@@ -104,6 +133,8 @@ impl VaultError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Store(error) => error.is_permanent(),
+            // The archiver will come to it.
+            Self::NotIndexed { .. } => false,
             _ => true,
         }
     }
@@ -123,10 +154,14 @@ impl VaultError {
             Self::ConditionNotHonoured { .. } => "ConditionNotHonoured",
             Self::OtherSystem { .. } => "OtherSystem",
             Self::UnknownDatabase { .. } => "UnknownDatabase",
+            Self::WriterNotTrusted { .. } => "WriterNotTrusted",
+            Self::Damaged { error: ObjectError::Untrusted(_), .. } => "Untrusted",
             Self::Damaged { .. } => "Damaged",
+            Self::NotIndexed { .. } => "NotIndexed",
             Self::Store(error) => match error.kind {
                 Kind::Credentials => "BadCredentials",
                 Kind::NoSuchBucket => "NoSuchBucket",
+                Kind::ClockSkew => "ClockSkew",
                 Kind::Denied => "AccessDenied",
                 Kind::Unreachable => "StoreUnreachable",
                 Kind::Throttled => "StoreThrottled",
@@ -141,7 +176,9 @@ impl VaultError {
         match self {
             Self::BadName { .. } => "use lower-case letters, digits, `-`, `_` and `.`",
             Self::BadConfig { .. } => "correct the Vault's spec",
-            Self::BadKey { .. } => "make a key with `holdfast keys generate` and give it unchanged",
+            Self::BadKey { .. } => {
+                "make a key with `holdfast keys new age` or `holdfast keys new writer` and give it unchanged"
+            }
             Self::BucketWithoutVersioning { .. } | Self::BucketWithoutObjectLock { .. } => {
                 "create a new bucket with Object Lock enabled (that enables versioning too) and name it in the Vault"
             }
@@ -156,8 +193,19 @@ impl VaultError {
             Self::UnknownDatabase { .. } => {
                 "check the name, and that the ProtectedDatabase at the other site has started"
             }
+            Self::WriterNotTrusted { .. } => {
+                "make a key with `holdfast keys new writer`, give it to this site as `signing` of the Vault, and \
+                 list its public key under writers in the Vaults of both sites"
+            }
+            Self::Damaged { error: ObjectError::Untrusted(_), .. } => {
+                "if the key is yours, list it under writers in the Vault; if not, somebody wrote with stolen credentials: \
+                 restore to a moment before this object and protect the restored database under a new name"
+            }
             Self::Damaged { .. } => {
                 "keep the bucket as it is; restore what stands before this object, or from a copy of the vault"
+            }
+            Self::NotIndexed { .. } => {
+                "see why the archiver fell behind and let it index the log (`holdfast archiver`), then try again"
             }
             Self::Store(error) => error.hint(),
         }

@@ -8,12 +8,18 @@ use tokio::time::Instant;
 
 use crate::error::VaultError;
 use crate::object::ObjectError;
-use crate::store::{Created, Object, Store, StoreError, Version};
+use crate::store::{Created, Lock, Object, Store, StoreError, StoreErrorKind, Version};
 
 /// How long reads and seals are tried again before the caller hears of it. A running writer never gives up.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Waits that grow, with jitter, so that many clients of a store that came back do not come at once.
+/// The least step after "slow down".
+const THROTTLED: Duration = Duration::from_millis(500);
+/// How much longer than usual the steps may get while the store asks to slow down.
+const THROTTLED_FACTOR: u32 = 4;
+
+/// Waits that grow, with full jitter, so that many clients of a store that came back do not come at once. A store that
+/// asks to slow down is given more time.
 pub(crate) struct Backoff {
     next: Duration,
     max: Duration,
@@ -28,11 +34,22 @@ impl Backoff {
         Backoff::new(Duration::from_millis(50), Duration::from_secs(2))
     }
 
-    /// The next wait: between a half and the whole of the step.
+    /// The next wait: anything up to the step.
     pub(crate) fn step(&mut self) -> Duration {
-        let wait = self.next.mul_f64(rand::rng().random_range(0.5..=1.0));
+        let wait = self.next.mul_f64(rand::rng().random_range(0.0..=1.0));
         self.next = (self.next * 2).min(self.max);
         wait
+    }
+
+    /// The next wait after this error.
+    pub(crate) fn after(&mut self, error: &StoreError) -> Duration {
+        if error.kind != StoreErrorKind::Throttled {
+            self.next = self.next.min(self.max);
+            return self.step();
+        }
+        let step = self.next.max(THROTTLED);
+        self.next = (step * 2).min(self.max * THROTTLED_FACTOR);
+        step.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 }
 
@@ -46,7 +63,7 @@ where
         match request().await {
             Err(error) if !error.is_permanent() && started.elapsed() < PATIENCE => {
                 tracing::debug!(%error, "asking the store again");
-                tokio::time::sleep(backoff.step()).await;
+                tokio::time::sleep(backoff.after(&error)).await;
             }
             other => return other,
         }
@@ -54,9 +71,9 @@ where
 }
 
 /// Creates an object, sending the same bytes again while it is unknown whether it is stored. `Exists` may be the
-/// very object, by an earlier request whose answer was lost.
+/// very object, by an earlier request whose answer was lost. Locked for the vault's whole retention.
 pub(crate) async fn create_until_known(store: &dyn Store, key: &str, body: Bytes) -> Result<Created, StoreError> {
-    retrying(|| store.create(key, body.clone())).await
+    retrying(|| store.create(key, body.clone(), Lock::Long)).await
 }
 
 /// All real versions of a key, oldest first.
@@ -81,4 +98,31 @@ pub(crate) async fn oldest(store: &dyn Store, key: &str) -> Result<Option<Object
 /// For `map_err`: an object at this key is damaged.
 pub(crate) fn damaged(key: &str) -> impl FnOnce(ObjectError) -> VaultError + '_ {
     move |error| VaultError::Damaged { key: key.to_owned(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_bound_and_are_longer_when_the_store_asks_for_it() {
+        let error = |kind| StoreError { kind, operation: "x", target: String::new(), detail: String::new() };
+        let (away, busy) = (error(StoreErrorKind::Unreachable), error(StoreErrorKind::Throttled));
+        let mut backoff = Backoff::store();
+        let mut longest = Duration::ZERO;
+        for n in 0..200 {
+            let wait = backoff.after(&away);
+            longest = longest.max(wait);
+            assert!(n > 0 || wait <= Duration::from_millis(50), "{wait:?}");
+        }
+        assert!(longest > Duration::from_secs(1) && longest <= Duration::from_secs(2), "{longest:?}");
+        let mut backoff = Backoff::store();
+        for _ in 0..200 {
+            let wait = backoff.after(&busy);
+            longest = longest.max(wait);
+            assert!(wait >= THROTTLED / 2, "{wait:?}");
+        }
+        assert!(longest > Duration::from_secs(4) && longest <= Duration::from_secs(8), "{longest:?}");
+        assert!(backoff.after(&away) <= Duration::from_secs(2));
+    }
 }

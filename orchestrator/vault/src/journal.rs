@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use crate::error::VaultError;
 use crate::fetch::{self, damaged};
 use crate::log::incarnation::Incarnation;
-use crate::object::{Hash, ObjectError, Subject, decode, decode_header, encode_plain};
+use crate::object::{Hash, ObjectError, Subject, decode_header, decode_stored, decode_stored_header, encode_plain};
 use crate::store::Created;
 use crate::vault::Vault;
 
@@ -66,12 +66,13 @@ impl JournalError {
 pub struct RunJournal {
     vault: Vault,
     run: String,
-    me: Incarnation,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Who writes; made with the first record, because reading needs no writer key.
+    me: Option<Incarnation>,
     /// The digest of the last record known, and its number.
     last: Option<(u64, Hash)>,
     /// A record whose outcome is unknown.
@@ -86,8 +87,7 @@ impl std::fmt::Debug for RunJournal {
 
 impl RunJournal {
     pub(crate) fn new(vault: Vault, run: &str) -> RunJournal {
-        let (me, state) = (Incarnation::random(), Mutex::default());
-        RunJournal { vault, run: run.to_owned(), me, state }
+        RunJournal { vault, run: run.to_owned(), state: Mutex::default() }
     }
 
     /// The run.
@@ -114,7 +114,8 @@ impl RunJournal {
     async fn read(&self, n: u64, prev: Option<Hash>) -> Result<Option<JournalRecord>, VaultError> {
         let key = self.vault.keys.run(&self.run, n);
         let Some(object) = fetch::oldest(&*self.vault.store, &key).await? else { return Ok(None) };
-        let (decoded, body) = decode(&object.bytes).map_err(damaged(&key))?;
+        let (decoded, body) = decode_stored(&object).map_err(damaged(&key))?;
+        self.vault.trust.check(&decoded).map_err(damaged(&key))?;
         if decoded.header.subject != self.subject(n, prev) {
             let reason = "it is not the record that follows here".to_owned();
             return Err(damaged(&key)(ObjectError::Misplaced { reason }));
@@ -136,7 +137,13 @@ impl RunJournal {
         let key = self.vault.keys.run(&self.run, n);
         let object = match state.pending.take() {
             Some((pending, value, object)) if pending == n && value == *entry => object,
-            _ => self.encode(n, prev, entry, &key)?,
+            _ => {
+                let me = match state.me.take() {
+                    Some(me) => me,
+                    None => self.vault.incarnation().await?,
+                };
+                self.encode(state.me.insert(me), n, prev, entry, &key)?
+            }
         };
         state.pending = Some((n, entry.clone(), object.clone()));
         let created = fetch::create_until_known(&*self.vault.store, &key, object.clone()).await;
@@ -154,11 +161,18 @@ impl RunJournal {
         Ok(JournalRecord { n, prev_sha256: prev, sha256, entry: entry.clone(), written_at })
     }
 
-    fn encode(&self, n: u64, prev: Option<Hash>, entry: &Value, key: &str) -> Result<Bytes, VaultError> {
+    fn encode(
+        &self,
+        me: &Incarnation,
+        n: u64,
+        prev: Option<Hash>,
+        entry: &Value,
+        key: &str,
+    ) -> Result<Bytes, VaultError> {
         let body =
             serde_json::to_vec(entry).map_err(|e| damaged(key)(ObjectError::Header { reason: e.to_string() }))?;
-        let header = self.me.header(self.subject(n, prev));
-        let (object, _) = encode_plain(header, &body, self.me.key()).map_err(damaged(key))?;
+        let header = me.header(self.subject(n, prev));
+        let (object, _) = encode_plain(header, &body, me.key()).map_err(damaged(key))?;
         Ok(object)
     }
 
@@ -174,7 +188,8 @@ impl RunJournal {
         let Some(object) = object else {
             return Err(JournalError::Hole { run: self.run.clone(), n });
         };
-        let decoded = decode_header(&object.bytes).map_err(damaged(&key))?;
+        let decoded = decode_stored_header(&object).map_err(damaged(&key))?;
+        self.vault.trust.check(&decoded).map_err(damaged(&key))?;
         Ok(Some(decoded.hash))
     }
 }

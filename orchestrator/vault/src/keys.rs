@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-use holdfast_wal::Lsn;
+use holdfast_wal::{Lsn, TimelineId};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::object::Nonce;
 
 /// A place in the log's key space: where an object of the log stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -18,6 +21,33 @@ impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "epoch {} at {}", self.epoch, self.start)
     }
+}
+
+/// One line of history, as the folder of its segments names it. Timeline numbers are not unique (two standbys may both
+/// pick 2), epochs are, and lines sort as the log runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SegmentLine {
+    /// The epoch in which the line began: the first one after the seal that named it.
+    pub branch: u64,
+    /// The timeline.
+    pub timeline: TimelineId,
+}
+
+/// Where a segment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SegmentKey {
+    /// Its line of history.
+    #[serde(flatten)]
+    pub line: SegmentLine,
+    /// Its first byte.
+    pub start: Lsn,
+    /// 0, unless something that is no segment of this log stood at the key before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub copy: u8,
+}
+
+fn is_zero(copy: &u8) -> bool {
+    *copy == 0
 }
 
 /// Whether a name may stand in a key: lower-case letters, digits, `-`, `_` and `.`, at most 128, starting with a
@@ -41,6 +71,16 @@ impl Keys {
         Keys { root }
     }
 
+    /// Where everything of the vault is, with its slash.
+    pub(crate) fn root(&self) -> String {
+        format!("{}/", self.root)
+    }
+
+    /// The folder of all databases, with its slash.
+    pub(crate) fn databases(&self) -> String {
+        format!("{}/db/", self.root)
+    }
+
     pub(crate) fn database(&self, name: &str) -> DatabaseKeys {
         DatabaseKeys { root: format!("{}/db/{name}", self.root) }
     }
@@ -51,6 +91,15 @@ impl Keys {
 
     pub(crate) fn plan(&self, name: &str, hash: &str) -> String {
         format!("{}/plan/{name}/{hash}", self.root)
+    }
+
+    /// The folder of one kind of evidence, with its slash.
+    pub(crate) fn evidence_folder(&self, kind: &str) -> String {
+        format!("{}/evidence/{kind}/", self.root)
+    }
+
+    pub(crate) fn evidence(&self, kind: &str, created: Timestamp, nonce: Nonce) -> String {
+        format!("{}{}-{nonce}", self.evidence_folder(kind), created.strftime("%Y%m%dT%H%M%SZ"))
     }
 
     pub(crate) fn probe(&self, id: &str) -> String {
@@ -98,6 +147,57 @@ impl DatabaseKeys {
         Some(Lsn::from_hex16(epoch).ok()?.0)
     }
 
+    /// The folder of the indexes, with its slash.
+    pub(crate) fn indexes(&self) -> String {
+        format!("{}/index/", self.root)
+    }
+
+    pub(crate) fn index(&self, n: u64) -> String {
+        format!("{}/index/{n:016X}", self.root)
+    }
+
+    /// Reads the key of an index back; `None` for anything else.
+    pub(crate) fn parse_index(&self, key: &str) -> Option<u64> {
+        // Written as a position is: 16 upper-case digits.
+        Some(Lsn::from_hex16(key.strip_prefix(&self.indexes())?).ok()?.0)
+    }
+
+    /// The folder of the segments, with its slash.
+    pub(crate) fn segments(&self) -> String {
+        format!("{}/segment/", self.root)
+    }
+
+    /// The folder of the segments of one line of history, with its slash.
+    pub(crate) fn segment_line(&self, line: SegmentLine) -> String {
+        format!("{}/segment/{:016X}-{:08X}/", self.root, line.branch, line.timeline.0)
+    }
+
+    pub(crate) fn segment(&self, at: SegmentKey) -> String {
+        let copy = if at.copy == 0 { String::new() } else { format!("-{:02X}", at.copy) };
+        format!("{}{}{copy}", self.segment_line(at.line), at.start.hex16())
+    }
+
+    /// Reads the folder of a line of history back.
+    pub(crate) fn parse_segment_line(&self, folder: &str) -> Option<SegmentLine> {
+        let (branch, timeline) = folder.strip_prefix(&self.segments())?.strip_suffix('/')?.split_once('-')?;
+        let upper = timeline.len() == 8 && !timeline.bytes().any(|b| b.is_ascii_lowercase() || b == b'+');
+        let timeline = upper.then(|| u32::from_str_radix(timeline, 16).ok())??;
+        Some(SegmentLine { branch: Lsn::from_hex16(branch).ok()?.0, timeline: TimelineId(timeline) })
+    }
+
+    /// Reads the key of a segment back; `None` for anything else.
+    pub(crate) fn parse_segment(&self, key: &str) -> Option<SegmentKey> {
+        let (folder, name) = key.split_at(key.rfind('/')? + 1);
+        let line = self.parse_segment_line(folder)?;
+        let (start, copy) = match name.split_once('-') {
+            None => (name, 0),
+            Some((start, copy)) => (start, u8::from_str_radix(copy, 16).ok()?),
+        };
+        let at = SegmentKey { line, start: Lsn::from_hex16(start).ok()?, copy };
+        // Written in one way only.
+        (self.segment(at) == key).then_some(at)
+    }
+
     /// The folder of all backups, with its slash.
     pub(crate) fn backups(&self) -> String {
         format!("{}/backup/", self.root)
@@ -129,6 +229,28 @@ mod tests {
             assert_eq!(keys.parse(foreign), None, "{foreign}");
         }
         assert_eq!(Keys::new("").run("u", 7), "v1/run/u/00000007");
+    }
+
+    #[test]
+    fn segments_read_back_and_sort_as_the_log_runs() {
+        let keys = Keys::new("").database("billing");
+        let at = |branch, timeline, start, copy| {
+            let line = SegmentLine { branch, timeline: TimelineId(timeline) };
+            SegmentKey { line, start: Lsn(start), copy }
+        };
+        let in_order = [at(0, 1, 0x300_0000, 0), at(0, 1, 0x300_0000, 1), at(0, 2, 0, 0), at(0x10, 2, 0x10, 0)];
+        let names: Vec<String> = in_order.iter().map(|at| keys.segment(*at)).collect();
+        assert_eq!(names[1], "v1/db/billing/segment/0000000000000000-00000001/0000000003000000-01");
+        assert!(names.is_sorted());
+        for (at, name) in in_order.into_iter().zip(&names) {
+            assert_eq!(keys.parse_segment(name), Some(at));
+        }
+        for foreign in ["", "/", "-00", "-1", "-0A1"] {
+            assert_eq!(
+                keys.parse_segment(&format!("{}{foreign}", names[0])),
+                (foreign.is_empty()).then_some(at(0, 1, 0x300_0000, 0))
+            );
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::keys::Position;
+use crate::store::Object;
+use crate::trust::{Distrust, Voucher, WriterPublic};
 
 /// The first bytes of every object.
 pub const MAGIC: &[u8; 8] = b"HOLDFAST";
@@ -241,6 +243,15 @@ pub enum Subject {
         /// The hash that names it.
         hash: String,
     },
+    /// Where the chain of a log stood.
+    Index(Box<crate::log::index::Index>),
+    /// WAL that chunks held before.
+    Segment(Box<crate::segment::Segment>),
+    /// What was tried and found; the body is JSON.
+    Evidence {
+        /// Of what kind.
+        about: String,
+    },
     /// A small object that proves that the lock holds.
     Probe,
 }
@@ -285,6 +296,9 @@ pub struct Header {
     /// The body, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<BodyInfo>,
+    /// The site's writer key says that the incarnation is its own. Never in a chunk or a part of a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voucher: Option<Voucher>,
 }
 
 /// Why bytes are no object.
@@ -322,6 +336,12 @@ pub enum ObjectError {
     /// The signature does not fit the header and its key.
     #[error("the signature does not hold")]
     Signature,
+    /// The voucher is not for this incarnation, or forged.
+    #[error("the voucher does not hold")]
+    Voucher,
+    /// Sound, and by nobody who is trusted.
+    #[error(transparent)]
+    Untrusted(#[from] Distrust),
     /// The body is not the one that the header describes.
     #[error("the body is not the one that the header describes")]
     Body,
@@ -359,6 +379,21 @@ pub struct Decoded {
     pub hash: Hash,
     /// Where the body begins.
     pub body_at: usize,
+    /// When the store made it, by the store's clock (Last-Modified); none when that is not known.
+    pub stored: Option<Timestamp>,
+}
+
+impl Decoded {
+    /// The writer key that vouches for its incarnation; none in a chunk and a part of a backup, and where a site has
+    /// no writer key. The voucher's signature holds.
+    pub fn writer(&self) -> Option<WriterPublic> {
+        self.header.voucher.map(|voucher| voucher.key.into())
+    }
+
+    /// The same, stored at this time.
+    pub fn stored_at(self, stored: Option<Timestamp>) -> Decoded {
+        Decoded { stored, ..self }
+    }
 }
 
 /// Signs a header: gives the header block and its hash.
@@ -411,21 +446,31 @@ fn truncated(bytes: &[u8], need: usize) -> ObjectError {
     ObjectError::Truncated { have: bytes.len() as u64, need: need as u64 }
 }
 
-/// Reads a header block at the front of `bytes` and verifies its signature by the key named in it. Whether that key
-/// may sign is for the chain to say.
+/// Reads a header block at the front of `bytes` and verifies its signature by the key named in it, and the voucher for
+/// that key. Whether that key may sign is for the chain to say, and whom to believe for [`crate::Trust`].
 pub fn decode_header(bytes: &[u8]) -> Result<Decoded, ObjectError> {
     let body_at = header_block_len(bytes)?;
     let block = bytes.get(..body_at).ok_or_else(|| truncated(bytes, body_at))?;
+    #[cfg(test)]
+    if let Some(known) = known::get(block) {
+        return Ok(known);
+    }
     let (signed, signature) = block.split_at(body_at - SIGNATURE_LEN);
     let header: Header =
         serde_json::from_slice(&signed[FIXED_LEN..]).map_err(|e| ObjectError::Header { reason: e.to_string() })?;
     let key = VerifyingKey::from_bytes(&header.key.0).map_err(|_| ObjectError::Signature)?;
     let signature = Signature::from_slice(signature).map_err(|_| ObjectError::Signature)?;
     key.verify_strict(signed, &signature).map_err(|_| ObjectError::Signature)?;
+    if header.voucher.is_some_and(|voucher| !voucher.holds(header.nonce, header.key)) {
+        return Err(ObjectError::Voucher);
+    }
     if let Some(body) = &header.body {
         check_bounds(body)?;
     }
-    Ok(Decoded { header, hash: Hash::of(block), body_at })
+    let decoded = Decoded { header, hash: Hash::of(block), body_at, stored: None };
+    #[cfg(test)]
+    known::put(&decoded);
+    Ok(decoded)
 }
 
 fn check_bounds(body: &BodyInfo) -> Result<(), ObjectError> {
@@ -436,6 +481,17 @@ fn check_bounds(body: &BodyInfo) -> Result<(), ObjectError> {
         return Err(ObjectError::BodyTooLong { len: body.plain_len, max: MAX_PLAIN_LEN });
     }
     Ok(())
+}
+
+/// Reads the header of an object, or of the front of one, as it came from the store.
+pub fn decode_stored_header(object: &Object) -> Result<Decoded, ObjectError> {
+    Ok(decode_header(&object.bytes)?.stored_at(object.last_modified))
+}
+
+/// Reads a whole object as it came from the store.
+pub fn decode_stored(object: &Object) -> Result<(Decoded, Bytes), ObjectError> {
+    let (decoded, body) = decode(&object.bytes)?;
+    Ok((decoded.stored_at(object.last_modified), body))
 }
 
 /// Reads a whole object: the header as [`decode_header`] does, and the body's length and digest.
@@ -451,4 +507,30 @@ pub fn decode(bytes: &Bytes) -> Result<(Decoded, Bytes), ObjectError> {
         None => body.is_empty(),
     };
     if holds { Ok((decoded, body)) } else { Err(ObjectError::Body) }
+}
+
+/// The simulation reads the same headers again and again: each is verified once.
+#[cfg(test)]
+pub(crate) mod known {
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+
+    use super::{Decoded, Hash};
+
+    thread_local! {
+        static KNOWN: RefCell<Option<HashMap<Hash, Decoded>>> = const { RefCell::new(None) };
+    }
+
+    /// Begins to remember, with nothing, on this thread.
+    pub(crate) fn begin() {
+        KNOWN.with_borrow_mut(|known| *known = Some(HashMap::new()));
+    }
+
+    pub(super) fn get(block: &[u8]) -> Option<Decoded> {
+        KNOWN.with_borrow(|known| known.as_ref()?.get(&Hash::of(block)).cloned())
+    }
+
+    pub(super) fn put(decoded: &Decoded) {
+        KNOWN.with_borrow_mut(|known| known.as_mut()?.insert(decoded.hash, decoded.clone()));
+    }
 }

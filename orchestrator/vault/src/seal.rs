@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use age::secrecy::ExposeSecret;
 use age::x25519;
+use sha2::{Digest, Sha256};
 use zstd::bulk::{Compressor, Decompressor};
 
 use crate::error::VaultError;
@@ -35,6 +36,13 @@ impl Recipients {
             return Err(VaultError::BadKey { what: "recipients".into(), reason });
         }
         Ok(Recipients(Arc::new(parsed)))
+    }
+}
+
+impl Recipients {
+    /// The `age1...` strings.
+    pub fn public_keys(&self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
     }
 }
 
@@ -67,6 +75,23 @@ impl Identities {
             return Err(bad("none in there: expected a line AGE-SECRET-KEY-1..."));
         }
         Ok(Identities(Arc::new(parsed)))
+    }
+
+    /// Whether at least one of them opens what is sealed for these recipients.
+    pub fn open_for(&self, recipients: &Recipients) -> bool {
+        let own: Vec<String> = self.0.iter().map(|identity| identity.to_public().to_string()).collect();
+        recipients.0.iter().any(|recipient| own.contains(&recipient.to_string()))
+    }
+
+    /// The public keys of those that open an age file, of which the front is enough.
+    pub(crate) fn which_open(&self, body: &[u8]) -> Vec<String> {
+        let opens = |identity: &&x25519::Identity| {
+            let decryptor = age::Decryptor::new_buffered(body).ok();
+            decryptor.is_some_and(|decryptor| {
+                !decryptor.is_scrypt() && decryptor.decrypt(std::iter::once(*identity as &dyn age::Identity)).is_ok()
+            })
+        };
+        self.0.iter().filter(opens).map(|identity| identity.to_public().to_string()).collect()
     }
 
     /// The recipients that these identities open for.
@@ -127,6 +152,28 @@ impl Sealer {
     }
 }
 
+/// Seals a long body piece by piece, dropping each piece that is done, so that it is never there twice. Returns the body
+/// and what the header says of it.
+pub(crate) fn seal_pieces(
+    recipients: &Recipients,
+    pieces: Vec<bytes::Bytes>,
+    level: i32,
+) -> Result<(Vec<u8>, BodyInfo), ObjectError> {
+    let keys = recipients.0.iter().map(|r| r as &dyn age::Recipient);
+    let encryptor = age::Encryptor::with_recipients(keys).map_err(|e| ObjectError::Open { reason: e.to_string() })?;
+    let (mut out, mut digest, mut plain_len) = (Vec::new(), Sha256::new(), 0);
+    let encrypted = encryptor.wrap_output(&mut out).map_err(cannot_open)?;
+    let mut stream = zstd::stream::write::Encoder::new(encrypted, level).map_err(cannot_open)?;
+    for piece in pieces {
+        digest.update(&piece);
+        plain_len += piece.len() as u64;
+        stream.write_all(&piece).map_err(cannot_open)?;
+    }
+    stream.finish().and_then(|encrypted| encrypted.finish()).map_err(cannot_open)?;
+    let (len, sha256, plain_sha256) = (out.len() as u64, Hash::of(&out), Hash(digest.finalize().into()));
+    Ok((out, BodyInfo { len, sha256, plain_len, plain_sha256, encoding: Encoding::AgeZstd }))
+}
+
 fn cannot_open(error: std::io::Error) -> ObjectError {
     ObjectError::Open { reason: error.to_string() }
 }
@@ -144,6 +191,15 @@ pub(crate) fn open(info: &BodyInfo, body: &[u8], identities: &Identities) -> Res
     Ok(plain)
 }
 
+/// To how many X25519 recipients an age file is encrypted, by its header; 0 when it is none.
+pub(crate) fn stanzas(body: &[u8]) -> usize {
+    let mut lines = body.split(|byte| *byte == b'\n');
+    if lines.next() != Some(b"age-encryption.org/v1") {
+        return 0;
+    }
+    lines.take_while(|line| !line.starts_with(b"--- ")).filter(|line| line.starts_with(b"-> X25519 ")).count()
+}
+
 fn decrypt(body: &[u8], identities: &Identities) -> Result<Vec<u8>, ObjectError> {
     let decryptor = age::Decryptor::new_buffered(body).map_err(|e| ObjectError::Open { reason: e.to_string() })?;
     if decryptor.is_scrypt() {
@@ -159,7 +215,7 @@ fn decrypt(body: &[u8], identities: &Identities) -> Result<Vec<u8>, ObjectError>
     Ok(compressed)
 }
 
-fn decompress(compressed: &[u8], plain_len: u64) -> Result<Vec<u8>, ObjectError> {
+pub(crate) fn decompress(compressed: &[u8], plain_len: u64) -> Result<Vec<u8>, ObjectError> {
     let mut plain = Vec::with_capacity(plain_len as usize);
     let mut decompressor = Decompressor::new().map_err(cannot_open)?;
     decompressor.decompress_to_buffer(compressed, &mut plain).map_err(cannot_open)?;
@@ -185,6 +241,20 @@ mod tests {
             assert!(open(&info, &body, &identities).unwrap() == plain, "{len} bytes");
             assert!(!body.windows(64).any(|w| len >= 1000 && w == &plain[500..564]), "{len} bytes in the clear");
         }
+    }
+
+    #[test]
+    fn who_can_open_is_seen_from_the_front() {
+        let (a, b, stranger) = (identities(), identities(), identities());
+        let both = [a.recipients().public_keys(), b.recipients().public_keys()].concat();
+        let mut body = Vec::new();
+        Sealer::new(Recipients::parse(&both).unwrap()).unwrap().seal(&[7; 100_000], &mut body).unwrap();
+        let front = &body[..1024.min(body.len())];
+        assert_eq!(stanzas(front), 2);
+        assert_eq!(a.which_open(front), a.recipients().public_keys());
+        assert!(stranger.which_open(front).is_empty() && stranger.which_open(b"rubbish").is_empty());
+        assert!(a.open_for(&Recipients::parse(&both).unwrap()) && !a.open_for(&b.recipients()));
+        assert_eq!((stanzas(b"rubbish"), stanzas(b"")), (0, 0));
     }
 
     #[test]

@@ -21,6 +21,7 @@ fn header(body: &[u8]) -> Header {
         key: PublicKey(key().verifying_key().to_bytes()),
         created: Timestamp::UNIX_EPOCH,
         body: Some(BodyInfo { len, sha256: digest, plain_len: len, plain_sha256: digest, encoding: Encoding::Plain }),
+        voucher: None,
     }
 }
 

@@ -43,7 +43,7 @@ async fn a_name_belongs_to_one_system() {
 async fn what_is_reported_is_read_over_a_bad_network() {
     let (store, fixture) = fixture().await;
     let delay = Duration::from_millis(3);
-    store.set_toxics(Toxics { lose_request: 0.05, lose_answer: 0.1, duplicate: 0.1, delay });
+    store.set_toxics(Toxics { lose_request: 0.05, lose_answer: 0.1, duplicate: 0.1, delay, ..Toxics::default() });
     let len = 3 * small_segments() as usize + 777;
     let (start, writer) = fixture.writer().await;
     let end = append(&writer, start, len, 30_000, 0).await;

@@ -10,7 +10,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
 use common::{Fixture, append, durable, origin, read_until, small_segments, wal};
 use holdfast_test_postgres::SeaweedFS;
-use holdfast_vault::store::{Created, S3Store, Store};
+use holdfast_vault::store::{Created, Lock, S3Store, Store};
 use holdfast_vault::{
     CredentialsSource, ReadError, ReadEvent, TakeoverOptions, TakerState, TamperingKind, Vault, VaultConfig, VaultError,
 };
@@ -44,15 +44,20 @@ async fn server() -> Server {
 impl Server {
     fn config(&self, bucket: &str) -> VaultConfig {
         VaultConfig {
+            url: None,
             endpoint: Some(self.weed.endpoint().parse().unwrap()),
             region: "us-east-1".into(),
             bucket: bucket.into(),
             prefix: "t".into(),
             retention_days: 2,
+            chunk_retention_days: 1,
             credentials: CredentialsSource::Static {
                 access_key_id: self.weed.access_key().into(),
                 secret_access_key: self.weed.secret_key().into(),
             },
+            ca_bundle: None,
+            writers: Vec::new(),
+            writer_key_file: None,
         }
     }
 
@@ -94,8 +99,8 @@ async fn a_good_bucket_passes_and_each_bad_one_is_named() {
 async fn objects_are_created_once_and_locked() {
     let server = server().await;
     let store = S3Store::new(server.config(BUCKET)).unwrap();
-    assert_eq!(store.create("k", "first".into()).await.unwrap(), Created::Stored);
-    assert_eq!(store.create("k", "second".into()).await.unwrap(), Created::Exists);
+    assert!(store.create("k", "first".into(), Lock::Long).await.unwrap().is_stored());
+    assert_eq!(store.create("k", "second".into(), Lock::Long).await.unwrap(), Created::Exists);
     let object = store.get("k").await.unwrap().unwrap();
     assert_eq!((&object.bytes[..], object.total_len), (&b"first"[..], 5));
     let front = store.get_front("k", 2).await.unwrap().unwrap();
@@ -111,7 +116,7 @@ async fn objects_are_created_once_and_locked() {
     // A delete marker frees the key: what was there stays, and is the oldest version.
     server.client.delete_object().bucket(BUCKET).key("k").send().await.unwrap();
     assert!(store.get("k").await.unwrap().is_none());
-    assert_eq!(store.create("k", "third".into()).await.unwrap(), Created::Stored);
+    assert!(store.create("k", "third".into(), Lock::Short).await.unwrap().is_stored());
     let versions = store.versions("k").await.unwrap();
     let (markers, real): (Vec<_>, Vec<_>) = versions.into_iter().partition(|version| version.is_delete_marker);
     assert_eq!((markers.len(), real.len()), (1, 2));

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::network::{CLOUD_IP, S3_PORT};
 use crate::paths::Paths;
 use crate::process::Process;
+use crate::site::Site;
 use crate::state::{Credentials, State};
 
 /// The bucket that the sites share: versioned, with Object Lock.
@@ -54,10 +55,11 @@ impl Cloud {
         Bucket::new(&self.endpoint(), name, credentials)
     }
 
-    /// Makes a bucket. The sites' credentials reach buckets whose names start with `holdfast`.
+    /// Makes a bucket. The sites' credentials reach buckets whose names start with `holdfast`, and change no settings.
     pub async fn create_bucket(&self, name: &str, kind: BucketKind) -> Result<Bucket> {
         let bucket = self.bucket(name);
         bucket.create(kind).await?;
+        bucket.deny_settings(Site::ALL.map(Site::name)).await?;
         Ok(bucket)
     }
 

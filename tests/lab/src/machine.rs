@@ -11,6 +11,8 @@ use crate::progress::Progress;
 
 /// Debian packages of the lab and of the tests that use a real PostgreSQL.
 const PACKAGES: &[&str] = &[
+    "age",
+    "awscli",
     "ca-certificates",
     "conntrack",
     "containerd",
@@ -32,6 +34,7 @@ const PACKAGES: &[&str] = &[
     "runc",
     "tar",
     "util-linux",
+    "zstd",
 ];
 
 /// Kernel parts that a stock Debian kernel loads on demand, or not at all unless asked.

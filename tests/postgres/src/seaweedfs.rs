@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 use crate::process::{end, free_port, short_temp_dir, wait_until};
 
+/// The file of identities, where a test has its own.
+const IDENTITIES: &str = "s3.json";
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running SeaweedFS with its S3 gateway, empty; removed with all its data when dropped.
@@ -29,7 +31,20 @@ pub struct SeaweedFS {
 impl SeaweedFS {
     /// Starts a server and waits until its S3 gateway answers.
     pub fn start() -> SeaweedFS {
-        let mut server = SeaweedFS { dir: short_temp_dir(), ports: [(); 5].map(|()| free_port()), child: None };
+        SeaweedFS::new(None)
+    }
+
+    /// Starts a server that knows these identities and no other: the text of a file for `weed`'s `-s3.config`.
+    pub fn start_with_identities(identities: &str) -> SeaweedFS {
+        SeaweedFS::new(Some(identities))
+    }
+
+    fn new(identities: Option<&str>) -> SeaweedFS {
+        let (dir, ports) = (short_temp_dir(), [(); 5].map(|()| free_port()));
+        if let Some(identities) = identities {
+            fs::write(dir.path().join(IDENTITIES), identities).expect("cannot write the identities");
+        }
+        let mut server = SeaweedFS { dir, ports, child: None };
         server.start_child();
         server
     }
@@ -38,9 +53,15 @@ impl SeaweedFS {
         let log = File::create(self.log_file()).expect("cannot make a log file");
         let [master, volume, filer, s3, admin] = self.ports;
         let mut command = Command::new(find_weed());
-        command.env("AWS_ACCESS_KEY_ID", self.access_key()).env("AWS_SECRET_ACCESS_KEY", self.secret_key());
+        let identities = self.dir.path().join(IDENTITIES);
+        if !identities.exists() {
+            command.env("AWS_ACCESS_KEY_ID", self.access_key()).env("AWS_SECRET_ACCESS_KEY", self.secret_key());
+        }
         command.env("GOMEMLIMIT", "300MiB").current_dir(self.dir.path());
         command.arg("mini").arg(format!("-dir={}", self.dir.path().join("data").display()));
+        if identities.exists() {
+            command.arg(format!("-s3.config={}", identities.display()));
+        }
         command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]);
         let ports = [("master", master), ("volume", volume), ("filer", filer), ("s3", s3), ("admin", admin)];
         for (role, port) in ports {

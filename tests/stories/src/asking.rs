@@ -93,22 +93,27 @@ impl Story {
         Ok(found.await?)
     }
 
-    /// `kill -9` of a pod's main process, and of the pod: another one takes its place at once.
-    pub async fn kill_pod(&self, site: Site, namespace: &str, labels: &str) -> Result<()> {
+    /// `kill -9` of a pod's main process, and of the pod: another one takes its place at once. Returns how many processes
+    /// were killed: a pod that has not started yet has none.
+    pub async fn kill_pod(&self, site: Site, namespace: &str, labels: &str) -> Result<usize> {
         let pods = Api::<Pod>::namespaced(self.client(site).await?, namespace);
         let list = pods.list(&ListParams::default().labels(labels)).await?;
         let alive = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
+        let mut killed = 0;
         for name in list.items.iter().filter(alive).filter_map(|pod| pod.metadata.name.as_deref()) {
-            // A pod that has not started yet has no process; that it goes is what counts.
-            if let Err(error) = self.lab.site(site).kill9(namespace, name, None).await {
-                println!("{namespace}/{name}: {error}");
+            match self.lab.site(site).kill9(namespace, name, None).await {
+                Ok(_) => killed += 1,
+                Err(error) => {
+                    println!("{namespace}/{name}: {error}");
+                    continue;
+                }
             }
             let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
             if let Err(error) = pods.delete(name, &now).await {
                 println!("{namespace}/{name}: {error}");
             }
         }
-        Ok(())
+        Ok(killed)
     }
 
     /// Registers a patient from inside a site, also one that is cut off; returns the HTTP status, 0 without an answer.

@@ -18,6 +18,8 @@ pub(crate) struct Setup {
     folder: PathBuf,
     /// The standby site's public key and the safe's.
     recipients: [String; 2],
+    /// The public writer keys of the primary and the standby site.
+    writers: [String; 2],
     prefix: String,
     holdfast_password: String,
     hospital_password: String,
@@ -28,15 +30,20 @@ impl Setup {
     pub(crate) fn new(folder: &Path, endpoint: &str) -> Result<Self> {
         let setup = Self {
             folder: folder.to_owned(),
-            recipients: [key_pair(folder, "standby.key")?, key_pair(folder, "safe.key")?],
+            recipients: [key(folder, "age", "standby.key")?, key(folder, "age", "safe.key")?],
+            writers: [
+                key(folder, "writer", &writer_file(Site::Primary))?,
+                key(folder, "writer", &writer_file(Site::Standby))?,
+            ],
             prefix: format!("story-{}", Uuid::new_v4().simple()),
             holdfast_password: Uuid::new_v4().simple().to_string(),
             hospital_password: Uuid::new_v4().simple().to_string(),
         };
         copy_folder(&repository().join("manifests"), &setup.manifests())?;
-        let [recipient, escrow] = &setup.recipients;
+        let ([recipient, escrow], [primary, standby]) = (&setup.recipients, &setup.writers);
         let settings = format!(
-            "endpoint={endpoint}\nregion=us-east-1\nbucket={BUCKET}\nprefix={}\nrecipient={recipient}\nescrow={escrow}\n",
+            "endpoint={endpoint}\nregion=us-east-1\nbucket={BUCKET}\nprefix={}\nrecipient={recipient}\nescrow={escrow}\n\
+             primaryWriter={primary}\nstandbyWriter={standby}\n",
             setup.prefix
         );
         write(&setup.samples().join("settings/settings.env"), settings.as_bytes())?;
@@ -80,7 +87,10 @@ impl Setup {
         let apply = ["apply", "--server-side", "--force-conflicts", "--namespace", NAMESPACE, "-k", &tenant];
         lab.site(site).kubectl(&apply).await?;
         let credentials = lab.credentials(site);
+        let writer = self.folder.join(writer_file(site));
+        let writer = fs::read_to_string(&writer).with_context(|| format!("reading {}", writer.display()))?;
         let mut secrets = vec![
+            secret("holdfast-writer", &[("writer", writer.trim())]),
             secret(
                 "holdfast-vault",
                 &[("AWS_ACCESS_KEY_ID", &credentials.access_key), ("AWS_SECRET_ACCESS_KEY", &credentials.secret_key)],
@@ -151,16 +161,21 @@ pub(crate) fn secret(name: &str, data: &[(&str, &str)]) -> Value {
     })
 }
 
-/// `holdfast keys generate`, as a person runs it; returns the recipient.
-fn key_pair(folder: &Path, name: &str) -> Result<String> {
+/// The file of a site's writer key.
+fn writer_file(site: Site) -> String {
+    format!("{}-writer.key", site.name())
+}
+
+/// `holdfast keys new`, as a person runs it; returns the public key.
+fn key(folder: &Path, kind: &str, name: &str) -> Result<String> {
     let program = beside_us("holdfast")?;
     let output = Command::new(&program)
-        .args(["keys", "generate", "--identity"])
+        .args(["keys", "new", kind, "--out"])
         .arg(folder.join(name))
         .output()
         .with_context(|| format!("running {}", program.display()))?;
     if !output.status.success() {
-        bail!("{} keys generate: {}", program.display(), String::from_utf8_lossy(&output.stderr));
+        bail!("{} keys new: {}", program.display(), String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

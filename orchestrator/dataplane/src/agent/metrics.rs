@@ -31,6 +31,10 @@ pub(crate) struct AgentMetrics {
     chunks: Gauge<u64, AtomicU64>,
     stored_bytes: Gauge<u64, AtomicU64>,
     in_flight: Gauge<u64, AtomicU64>,
+    hedged: Gauge<u64, AtomicU64>,
+    hedges_won: Gauge<u64, AtomicU64>,
+    failed: Gauge<u64, AtomicU64>,
+    throttled: Gauge<u64, AtomicU64>,
     state: Family<StateLabels, Gauge<u64, AtomicU64>>,
 }
 
@@ -51,6 +55,10 @@ impl AgentMetrics {
             chunks: Gauge::default(),
             stored_bytes: Gauge::default(),
             in_flight: Gauge::default(),
+            hedged: Gauge::default(),
+            hedges_won: Gauge::default(),
+            failed: Gauge::default(),
+            throttled: Gauge::default(),
             state: Family::default(),
         };
         metrics.register();
@@ -80,6 +88,10 @@ impl AgentMetrics {
             self.stored_bytes.clone(),
         );
         registry.register("puts_in_flight", "PUTs without an answer yet", self.in_flight.clone());
+        registry.register("puts_hedged", "PUTs sent twice because the answer took too long", self.hedged.clone());
+        registry.register("puts_hedged_won", "Of these, the ones that the second answered", self.hedges_won.clone());
+        registry.register("puts_failed", "PUTs that failed and are sent again", self.failed.clone());
+        registry.register("puts_throttled", "Of these, the ones told to slow down", self.throttled.clone());
         registry.register("state", "1 for the state that the agent is in", self.state.clone());
     }
 
@@ -89,6 +101,10 @@ impl AgentMetrics {
         self.chunks.set(state.chunks);
         self.stored_bytes.set(state.stored_bytes);
         self.in_flight.set(state.in_flight as u64);
+        self.hedged.set(state.traffic.hedged);
+        self.hedges_won.set(state.traffic.hedges_won);
+        self.failed.set(state.traffic.failed);
+        self.throttled.set(state.traffic.throttled);
     }
 }
 

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use holdfast_vault::{
     Attached, ClaimOptions, DatabaseVault, Identity, LogWriter, Recipients, SealSummary, Vault, WriterLimits,
+    WriterState,
 };
 use holdfast_wal::Lsn;
 use tokio::sync::{OnceCell, watch};
@@ -54,6 +55,12 @@ const LIMITS: WriterLimits = WriterLimits {
     max_buffered_bytes: 4 * 1024 * 1024,
     idle_check: Duration::from_secs(1),
 };
+/// How long a renewal of the claim waits for a base backup: a claim counts for several days.
+const RENEW_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+const RENEW_LOOK: Duration = Duration::from_secs(5);
+/// So many looks in a row must find the replication slot unused before an agent that lost to another one claims again.
+const UNATTENDED_LOOKS: u32 = 3;
+const UNATTENDED_LOOK: Duration = Duration::from_secs(2);
 const LOOK_AT_CHAIN: Duration = Duration::from_secs(1);
 
 /// Why the agent cannot even say what is wrong.
@@ -116,6 +123,10 @@ impl Agent {
                     if let Some(loss) = self.wait_for_outcome(&seal).await {
                         return self.fenced(loss).await;
                     }
+                }
+                Stop::Fenced(loss @ Loss::AnotherWriter { .. }) => {
+                    self.report_fence(&loss);
+                    self.wait_for_the_other_to_end().await;
                 }
                 Stop::Fenced(loss) => return self.fenced(loss).await,
                 Stop::ServerChanged | Stop::Lost => tokio::time::sleep(backoff.delay()).await,
@@ -241,6 +252,8 @@ impl Agent {
             stop = flow.run(start) => stop,
             // Sees the fence also while the receiver waits for the database.
             _ = state.wait_for(|state| state.fenced.is_some()) => Stop::Lost,
+            // A claim is made anew each day, as a restart would: what it does not have yet, the server sends again.
+            () = self.renewal(writer.state()) => Stop::ServerChanged,
             () = sync::keep(connection, self.config.durability, &self.slot, sees_caught_up, &self.board) => Stop::ServerChanged,
             () = backups.keep() => Stop::ServerChanged,
         };
@@ -249,6 +262,20 @@ impl Agent {
             status.set_synchronous_problem(None);
         });
         stop
+    }
+
+    /// Waits until the claim has to be renewed, and then, for a while, until no base backup is cut off by it.
+    async fn renewal(&self, mut state: watch::Receiver<WriterState>) {
+        if state.wait_for(|state| state.renew).await.is_err() {
+            return std::future::pending().await;
+        }
+        let backup = async {
+            while self.board.read().backup_running {
+                tokio::time::sleep(RENEW_LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(RENEW_PATIENCE, backup).await;
+        tracing::info!("the claim of the log is renewed");
     }
 
     /// The writer met a foreign object: what does the chain say? Asked until it answers.
@@ -300,7 +327,31 @@ impl Agent {
 
     /// For good. Says so until the process is stopped.
     async fn fenced(&self, loss: Loss) {
-        let (by, problem) = match &loss {
+        self.report_fence(&loss);
+        if let Loss::Promoted { winner, .. } = loss {
+            fence::close_database(&self.config.connection, Some(winner), &self.board).await;
+        }
+        std::future::pending().await
+    }
+
+    /// The other one may be about to end: of two that overlap when a pod is replaced, the last to claim is not always the
+    /// one that stays. As long as it streams it holds the replication slot; once nobody does, this one claims anew.
+    async fn wait_for_the_other_to_end(&self) {
+        let mut unattended = 0;
+        while unattended < UNATTENDED_LOOKS {
+            tokio::time::sleep(UNATTENDED_LOOK).await;
+            match preflight::is_attended(&self.config.connection, &self.slot).await {
+                Ok(false) => unattended += 1,
+                Ok(true) => unattended = 0,
+                Err(problem) => tracing::debug!(?problem, "cannot see whether another agent streams"),
+            }
+        }
+        tracing::info!(slot = self.slot, "no other agent streams any more: claiming the log again");
+        self.board.update(|status| status.fence = None);
+    }
+
+    fn report_fence(&self, loss: &Loss) {
+        let (by, problem) = match loss {
             Loss::Promoted { by, .. } => (
                 by,
                 Problem::new(
@@ -314,7 +365,7 @@ impl Agent {
                 Problem::new(
                     code::ANOTHER_WRITER,
                     format!("another agent of the same database writes the log now: {by}"),
-                    "run one agent for each database. If the other one is not meant to be, stop it and start this one again",
+                    "run one agent for each database. If the other one is not meant to be, stop it: this one then goes on by itself",
                 ),
             ),
         };
@@ -329,10 +380,6 @@ impl Agent {
                 actions: vec!["stopped writing and reporting, replication connection closed".to_owned()],
             });
         });
-        if let Loss::Promoted { winner, .. } = loss {
-            fence::close_database(&self.config.connection, Some(winner), &self.board).await;
-        }
-        std::future::pending().await
     }
 
     fn show(&self, state: AgentState, problem: Option<Problem>) {

@@ -7,9 +7,10 @@ use holdfast_protocol::client::{ClientError, ReplicationClient};
 use holdfast_wal::history::TimelineHistory;
 use holdfast_wal::{Lsn, SystemId};
 
+use crate::config::ConnectionConfig;
 use crate::instance::replication;
 use crate::problem::code;
-use crate::sql::{Sql, SqlError, Target};
+use crate::sql::{self, Sql, SqlError, Target};
 use crate::status::Problem;
 
 /// A promotion is noticed this fast: until then nobody's commit is acknowledged.
@@ -68,6 +69,15 @@ pub(crate) async fn promoted(sql: &Sql) -> Result<(), SqlError> {
         }
         tokio::time::sleep(PROMOTION_POLL).await;
     }
+}
+
+/// Whether anybody streams from this slot.
+pub(crate) async fn is_attended(connection: &ConnectionConfig, slot: &str) -> Result<bool, Problem> {
+    let target = sql::target(connection).map_err(|error| error.problem())?;
+    let sql = Sql::connect(&target).await.map_err(|error| error.problem())?;
+    let statement = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1::name AND active) AS active";
+    let row = sql.row(statement, &[&slot]).await.map_err(|error| error.problem())?;
+    sql.column(&row, "active").map_err(|error| error.problem())
 }
 
 /// Asks the server who it is, and makes it keep its WAL from here on.

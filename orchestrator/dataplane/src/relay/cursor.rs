@@ -151,6 +151,7 @@ mod tests {
             nonce: Nonce([0; 16]),
             by: "test".to_owned(),
             ahead: false,
+            writer: None,
             created: jiff::Timestamp::UNIX_EPOCH,
         }
     }

@@ -148,7 +148,9 @@ impl Feed {
 
     fn refuse(&self, error: &ReadError) -> SourceError {
         match error {
-            ReadError::BeforeOrigin { .. } => SourceError::NotStored { timeline: self.asked.0, start: self.asked.1 },
+            ReadError::BeforeOrigin { .. } | ReadError::Archived { .. } => {
+                SourceError::NotStored { timeline: self.asked.0, start: self.asked.1 }
+            }
             ReadError::Vault(error) => failed(error),
             ReadError::EndsBefore { .. } | ReadError::Stopped => SourceError::Failed { message: error.to_string() },
         }

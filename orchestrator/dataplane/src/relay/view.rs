@@ -94,7 +94,7 @@ impl View {
             ReadError::EndsBefore { .. } | ReadError::Stopped => {
                 tracing::warn!(%error, "a reader of the log has ended")
             }
-            ReadError::BeforeOrigin { .. } => self.fail(
+            ReadError::BeforeOrigin { .. } | ReadError::Archived { .. } => self.fail(
                 RelayState::Serving,
                 Problem::new(
                     code::WAL_GONE,

@@ -311,3 +311,10 @@ fn read_marker(target: &Path) -> Option<Marker> {
 fn write_error(path: &Path, error: &io::Error) -> RestoreError {
     RestoreError::Write { path: path.to_owned(), reason: error.to_string() }
 }
+
+/// Unpacks and verifies, for `fuzz/`.
+pub(crate) fn fuzz_unpack(archive: &[u8], into: &Path) {
+    if let Ok(unpacked) = unpack::unpack(archive, into) {
+        let _ = unpacked.verify();
+    }
+}

@@ -1,6 +1,8 @@
 //! A bucket, keys, an agent and a relay as tasks, and writers that keep a ledger.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub(crate) mod takeover;
+
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -9,11 +11,12 @@ use std::time::{Duration, Instant};
 use aws_credential_types::Credentials;
 use aws_sdk_s3::config::{BehaviorVersion, Region};
 use holdfast_dataplane::config::{
-    AgentConfig, ConnectionConfig, Durability, PrimaryAddress, RelayConfig, RestoreConfig, Until, slot_name,
+    AgentConfig, ArchiverConfig, ConnectionConfig, Durability, PrimaryAddress, RelayConfig, RestoreConfig, Until,
+    slot_name,
 };
 use holdfast_dataplane::instance::Target;
-use holdfast_dataplane::status::{AgentState, AgentStatus, RelayStatus};
-use holdfast_dataplane::{agent, relay};
+use holdfast_dataplane::status::{AgentState, AgentStatus, ArchiverStatus, RelayStatus};
+use holdfast_dataplane::{agent, archiver, relay};
 use holdfast_test_postgres::{SeaweedFS, TestPostgres};
 use holdfast_vault::{CredentialsSource, DatabaseVault, Identities, Vault, VaultConfig, generate_identity};
 use serde::de::DeserializeOwned;
@@ -86,15 +89,20 @@ impl Cloud {
 
     pub(crate) fn vault_config(&self, bucket: &str) -> VaultConfig {
         VaultConfig {
+            url: None,
             endpoint: Some(self.weed.endpoint().parse().expect("an URL")),
             region: "us-east-1".to_owned(),
             bucket: bucket.to_owned(),
             prefix: "hospital".to_owned(),
             retention_days: 1,
+            chunk_retention_days: 1,
             credentials: CredentialsSource::Static {
                 access_key_id: self.weed.access_key().to_owned(),
                 secret_access_key: self.weed.secret_key().to_owned(),
             },
+            ca_bundle: None,
+            writers: Vec::new(),
+            writer_key_file: None,
         }
     }
 
@@ -132,6 +140,34 @@ impl Cloud {
             listen: free_address(),
             reclaim: false,
         }
+    }
+
+    pub(crate) fn archiver_config(&self, name: &str) -> ArchiverConfig {
+        ArchiverConfig {
+            vault: self.vault_config("vault"),
+            identity_file: self.folder.path().join("identity"),
+            recipients: vec![self.recipient.clone()],
+            name: name.to_owned(),
+            listen: free_address(),
+            index_segments: 1,
+            rolling: true,
+        }
+    }
+
+    /// Copies what `keep` says to another bucket, as if the rest had expired; returns how many objects stayed behind.
+    pub(crate) async fn copy(&self, to: &str, keep: impl Fn(&str, &[u8]) -> bool) -> usize {
+        let s3 = self.s3();
+        let mut left = 0;
+        for key in self.keys("").await {
+            let object = s3.get_object().bucket("vault").key(&key).send().await.expect("an object");
+            let bytes = object.body.collect().await.expect("its bytes").into_bytes();
+            if keep(&key, &bytes) {
+                s3.put_object().bucket(to).key(&key).body(bytes.into()).send().await.expect("stored");
+            } else {
+                left += 1;
+            }
+        }
+        left
     }
 
     pub(crate) fn relay_config(&self, name: &str, until: Option<Until>) -> RelayConfig {
@@ -211,6 +247,17 @@ impl Role {
         let task =
             tokio::spawn(async move { relay::run(config, CancellationToken::new()).await.expect("runs for ever") });
         Self { http, task }
+    }
+
+    pub(crate) fn archiver(config: ArchiverConfig) -> Self {
+        let http = config.listen;
+        let task =
+            tokio::spawn(async move { archiver::run(config, CancellationToken::new()).await.expect("runs for ever") });
+        Self { http, task }
+    }
+
+    pub(crate) async fn wait_archiver(&self, what: &str, good: impl Fn(&ArchiverStatus) -> bool) -> ArchiverStatus {
+        wait(what, || self.get("/status"), good).await
     }
 
     /// Waits until it is really gone.

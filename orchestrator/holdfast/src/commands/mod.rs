@@ -5,3 +5,4 @@ pub(crate) mod crd;
 pub(crate) mod isolation_probe;
 pub(crate) mod keys;
 pub(crate) mod runbook;
+pub(crate) mod vault;

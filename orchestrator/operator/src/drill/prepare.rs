@@ -103,6 +103,7 @@ impl DrillExecutor {
         let mut references = build::references(workloads).map_err(defect)?;
         references.secrets.insert(vault.spec.credentials.secret_name.clone());
         references.secrets.extend(vault.spec.encryption.identity.iter().map(|s| s.secret_name.clone()));
+        references.secrets.extend(vault.spec.signing.iter().map(|s| s.secret_name.clone()));
         for database in &self.spec.databases {
             let standby = standby(&self.ctx, &self.namespace, &database.standby)?;
             references.secrets.insert(standby.spec.credentials.secret_name.clone());

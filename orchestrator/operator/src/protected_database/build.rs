@@ -40,7 +40,7 @@ pub(crate) fn build(database: &ProtectedDatabase, vault: &Vault, image: &str) ->
         listen: ([0, 0, 0, 0], HTTP_PORT).into(),
         reclaim: database.annotations().get(RECLAIM_ANNOTATION).is_some_and(|v| v == "true"),
     };
-    roles::agent(&owned, image, &config, &vault.spec.credentials.secret_name, &connection.credentials.secret_name)
+    roles::agent(&owned, image, config, &vault.spec, &connection.credentials.secret_name)
 }
 
 /// The API's word in the agent's.
@@ -58,6 +58,11 @@ mod tests {
     use serde_json::{Value, json};
 
     fn built(annotations: Value) -> RoleObjects {
+        built_for(annotations, json!({}))
+    }
+
+    /// With this in the Vault's spec besides.
+    fn built_for(annotations: Value, more: Value) -> RoleObjects {
         let database: ProtectedDatabase = serde_json::from_value(json!({
             "apiVersion": "holdfast.dev/v1alpha1", "kind": "ProtectedDatabase",
             "metadata": {"name": "lab", "namespace": "hospital", "uid": "u", "annotations": annotations},
@@ -65,12 +70,13 @@ mod tests {
                 "connection": {"host": "db.example", "port": 6432, "credentials": {"secretName": "lab-db"}}}
         }))
         .unwrap();
-        let vault: Vault = serde_json::from_value(json!({
+        let mut vault = json!({
             "apiVersion": "holdfast.dev/v1alpha1", "kind": "Vault", "metadata": {"name": "v"},
             "spec": {"endpoint": "http://s3:8333", "bucket": "b00", "prefix": "p", "retentionDays": 7,
                 "credentials": {"secretName": "keys"}, "encryption": {"recipients": ["age1x"]}}
-        }))
-        .unwrap();
+        });
+        vault["spec"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let vault: Vault = serde_json::from_value(vault).unwrap();
         build(&database, &vault, "holdfast:1").unwrap()
     }
 
@@ -84,6 +90,23 @@ mod tests {
         assert_eq!(secrets, ["keys", "lab-db"], "the agent must have no private key");
         assert_eq!(deployment.strategy.unwrap().type_.as_deref(), Some("Recreate"));
         assert_eq!(deployment.replicas, Some(1));
+    }
+
+    #[test]
+    fn an_agent_of_a_site_that_signs_has_its_writer_key_and_believes_its_list() {
+        let public = holdfast_vault::WriterKey::generate().public().to_string();
+        let writers = json!([{"name": "a", "publicKey": public, "notAfter": "2026-11-24T14:02:00Z"}]);
+        let objects = built_for(json!({}), json!({"writers": writers, "signing": {"secretName": "sign"}}));
+        let pod = objects.deployment.spec.unwrap().template.spec.unwrap();
+        let mounts = pod.containers[0].volume_mounts.clone().unwrap();
+        assert!(mounts.iter().any(|m| m.name == "writer" && m.mount_path == "/var/run/holdfast/writer"), "{mounts:?}");
+        let secrets: Vec<_> = pod.volumes.into_iter().flatten().filter_map(|v| v.secret?.secret_name).collect();
+        assert_eq!(secrets, ["keys", "lab-db", "sign"]);
+        let config: AgentConfig = serde_json::from_str(&objects.config.data.unwrap()["config.json"]).unwrap();
+        assert_eq!(config.vault.writer_key_file, Some(PathBuf::from("/var/run/holdfast/writer/writer")));
+        assert_eq!(config.vault.writers.len(), 1);
+        assert_eq!(config.vault.writers[0].public_key.to_string(), public);
+        assert!(config.vault.writers[0].not_after.is_some());
     }
 
     #[test]

@@ -29,16 +29,26 @@ fn vault_config(page: &Page) -> Value {
     };
     let mut config = json!({
         "region": vault.region, "bucket": vault.bucket, "prefix": vault.prefix,
-        "retentionDays": vault.retention_days, "credentials": { "directory": "/root/recover/credentials" },
+        "retentionDays": vault.retention_days,
+        "chunkRetentionDays": vault.chunk_retention_days(), "credentials": { "directory": "/root/recover/credentials" },
     });
     if let Some(endpoint) = &vault.endpoint {
         config["endpoint"] = json!(endpoint);
+    }
+    if !vault.writers.is_empty() {
+        config["writers"] = json!(vault.writers);
+    }
+    if vault.signing.is_some() {
+        config["writerKeyFile"] = json!("/root/recover/writer.key");
     }
     config
 }
 
 fn files(page: &Page) -> String {
     let vault = vault_config(page);
+    // Without it, nobody would believe what is stored from here on.
+    let signs = page.vault.as_ref().is_some_and(|(_, vault)| vault.signing.is_some());
+    let writer = if signs { "    cp WRITERKEYFILE writer.key && chmod 600 writer.key\n" } else { "" };
     format!(
         "Files, once:\n\n\
          \x20   mkdir -p /root/recover/credentials /root/recover/database && cd /root/recover\n\
@@ -46,7 +56,7 @@ fn files(page: &Page) -> String {
          \x20   printf %s SECRET > credentials/AWS_SECRET_ACCESS_KEY\n\
          \x20   printf %s holdfast > database/username   # the role of the databases' credentials Secret\n\
          \x20   printf %s PASSWORD > database/password\n\
-         \x20   cp KEYFILE identity.key && chmod 600 identity.key credentials/* database/*\n\
+         \x20   cp KEYFILE identity.key && chmod 600 identity.key credentials/* database/*\n{writer}\
          \x20   cat > vault.json <<'END'\n    {vault}\n    END\n\n\
          All databases go over together: do steps a to c for each of them before step d for the first.\n\n"
     )

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use holdfast_api::standby_database::Purpose;
 use holdfast_api::{Durability, StandbyDatabase, Vault};
 use holdfast_dataplane::config::{
-    AgentConfig, ConnectionConfig, DEFAULT_SOCKET_DIRECTORY, PrimaryAddress, RelayConfig, RestoreConfig, Until,
-    slot_name,
+    AgentConfig, ArchiverConfig, ConnectionConfig, DEFAULT_SOCKET_DIRECTORY, PrimaryAddress, RelayConfig,
+    RestoreConfig, Until, slot_name,
 };
 use holdfast_vault::VaultConfig;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
@@ -45,6 +45,8 @@ pub struct StandbyObjects {
     pub relay: RoleObjects,
     /// Protects the database once it is promoted. None in a drill.
     pub agent: Option<RoleObjects>,
+    /// Puts the log together to segments, also after a promotion. None in a drill.
+    pub archiver: Option<RoleObjects>,
     /// The configuration of the restore.
     pub restore_config: ConfigMap,
     /// The server.
@@ -75,8 +77,8 @@ pub(crate) async fn apply(
     ctx.apply_changed(&objects.service).await?;
     ctx.apply_changed(&objects.server).await?;
     objects.relay.apply(ctx).await?;
-    if let Some(agent) = &objects.agent {
-        agent.apply(ctx).await?;
+    for role in objects.agent.iter().chain(&objects.archiver) {
+        role.apply(ctx).await?;
     }
     Ok(instance_id)
 }
@@ -148,6 +150,10 @@ pub fn objects(
         relay: parts.relay()?,
         agent: match standby.spec.purpose {
             Purpose::Standby => Some(parts.agent()?),
+            Purpose::Drill => None,
+        },
+        archiver: match standby.spec.purpose {
+            Purpose::Standby => Some(parts.archiver()?),
             Purpose::Drill => None,
         },
         server: parts.server(&restore_config.name_any()),
@@ -232,9 +238,21 @@ impl<'a> Parts<'a> {
             listen: ([0, 0, 0, 0], HTTP_PORT).into(),
             reclaim: false,
         };
-        let vault = &self.vault.spec.credentials.secret_name;
         let database = &self.standby.spec.credentials.secret_name;
-        roles::agent(&self.owned, self.image, &config, vault, database)
+        roles::agent(&self.owned, self.image, config, &self.vault.spec, database)
+    }
+
+    fn archiver(&self) -> Result<RoleObjects, Error> {
+        let config = ArchiverConfig {
+            vault: self.vault_config.clone(),
+            identity_file: PathBuf::from(IDENTITY_FILE),
+            recipients: self.vault.spec.encryption.recipients.clone(),
+            name: self.standby.spec.source.clone(),
+            listen: ([0, 0, 0, 0], HTTP_PORT).into(),
+            index_segments: 64,
+            rolling: true,
+        };
+        roles::archiver(&self.owned, self.image, config, &self.vault.spec, &self.identity_secret)
     }
 
     fn restore_config(&self) -> RestoreConfig {
@@ -380,7 +398,8 @@ mod tests {
         let built = built(|_| {});
         let template = |o: &RoleObjects| o.deployment.spec.clone().unwrap().template.spec.unwrap();
         let agent = template(built.agent.as_ref().unwrap());
-        for pod in [template(&built.relay), agent, server_pod(&built)] {
+        let archiver = template(built.archiver.as_ref().unwrap());
+        for pod in [template(&built.relay), agent, archiver, server_pod(&built)] {
             assert_eq!(violations(&pod), Vec::<String>::new());
         }
     }
@@ -430,6 +449,16 @@ mod tests {
         ] {
             assert_eq!(meta.owner_references.as_ref().unwrap().len(), 1, "{:?}", meta.name);
         }
+    }
+
+    #[test]
+    fn an_archiver_reads_what_the_agent_wrote_and_a_drill_has_none() {
+        let built = |purpose| built(|s| s.spec.purpose = purpose);
+        let archiver: ArchiverConfig = config(&built(Purpose::Standby).archiver.unwrap().config);
+        let agent: AgentConfig = config(&built(Purpose::Standby).agent.unwrap().config);
+        assert_eq!((archiver.name, archiver.recipients), (agent.name, agent.recipients));
+        assert_eq!(archiver.identity_file, PathBuf::from(IDENTITY_FILE));
+        assert!(built(Purpose::Drill).archiver.is_none());
     }
 
     #[test]

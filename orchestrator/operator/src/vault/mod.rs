@@ -1,23 +1,23 @@
 //! Vault: proves that the bucket holds what is locked in it, and says so.
 
+mod due;
+pub(crate) mod metrics;
 mod observe;
 mod status;
+mod writers;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use holdfast_api::Vault;
+use due::Due;
+use holdfast_api::condition::{is_true, types};
+use holdfast_api::{CHECK_NOW_ANNOTATION, Vault};
 use jiff::Timestamp;
+use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 pub(crate) use observe::reason;
 
 use crate::{Context, Error};
-
-/// How often a healthy vault is checked again.
-const CHECK_INTERVAL: Duration = Duration::from_secs(600);
-/// How soon a failed check is repeated.
-const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Checks the bucket and writes the verdict into the status.
 ///
@@ -31,13 +31,17 @@ pub async fn reconcile(vault: Arc<Vault>, ctx: Arc<Context>) -> Result<Action, E
 async fn step(vault: &Vault, ctx: &Context) -> Result<Action, Error> {
     let old = vault.status.clone().unwrap_or_default();
     let now = Timestamp::now();
-    if let Some(wait) = status::rest(&old, vault.metadata.generation, now, CHECK_INTERVAL) {
-        return Ok(Action::requeue(wait));
-    }
-    let observed = observe::observe(vault, ctx).await?;
+    let asked = vault.annotations().get(CHECK_NOW_ANNOTATION).map(String::as_str);
+    let probe = match due::due(&old, vault.metadata.generation, asked, now) {
+        Due::Rest(wait) => return Ok(Action::requeue(wait)),
+        Due::Reach => false,
+        Due::Probe => true,
+    };
+    let observed = observe::observe(vault, ctx, probe).await?;
     let new = status::derive(vault, &observed, now);
-    let ready = holdfast_api::condition::is_true(&new.conditions, "Ready");
+    ctx.vault_checks.observe(vault, &observed);
+    let ready = is_true(&new.conditions, types::READY);
     ctx.patch_status(vault, &new).await?;
     ctx.publish_transitions(vault, &old.conditions, &new.conditions).await;
-    Ok(Action::requeue(if ready { CHECK_INTERVAL } else { RETRY_INTERVAL }))
+    Ok(Action::requeue(if ready { due::REACH_INTERVAL } else { due::RETRY_INTERVAL }))
 }

@@ -3,17 +3,19 @@
 use holdfast_api::Vault;
 use holdfast_api::common::sentence;
 use holdfast_api::condition::reasons;
-use holdfast_vault::{StoreErrorKind, VaultError};
+use holdfast_vault::{LockProbe, ProbeOptions, StoreErrorKind, VaultError};
 
 use crate::{Context, Error};
 
 /// What was found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Observed {
-    /// The lock was tried and held.
+    /// The bucket was reached and has the settings of a vault.
     Sound {
         /// The store's clock minus ours, in seconds.
         clock_skew_seconds: Option<i64>,
+        /// What the lock probe found, when it was due.
+        probed: Option<Box<Probed>>,
     },
     /// Something is wrong.
     Faulty {
@@ -26,8 +28,17 @@ pub(crate) enum Observed {
     },
 }
 
-/// Opens the vault and tries its lock.
-pub(crate) async fn observe(vault: &Vault, ctx: &Context) -> Result<Observed, Error> {
+/// What the lock probe found, and where that is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Probed {
+    /// What it found.
+    pub(crate) probe: LockProbe,
+    /// The key of the evidence; none when it could not be stored.
+    pub(crate) evidence: Option<String>,
+}
+
+/// Opens the vault, asks for its settings, and probes its lock when that is due.
+pub(crate) async fn observe(vault: &Vault, ctx: &Context, probe: bool) -> Result<Observed, Error> {
     let access = match ctx.open_vault_object(vault).await {
         Ok(access) => access,
         Err(Error::Vault(error)) => {
@@ -39,10 +50,27 @@ pub(crate) async fn observe(vault: &Vault, ctx: &Context) -> Result<Observed, Er
         }
         Err(error) => return Err(error),
     };
-    Ok(match access.vault.check().await {
-        Ok(check) => Observed::Sound { clock_skew_seconds: check.clock_skew_seconds },
-        Err(error) => faulty(&error, vault.spec.endpoint.as_deref()),
-    })
+    let observed = if probe { probe_lock(&access.vault).await } else { reach(&access.vault).await };
+    Ok(observed.unwrap_or_else(|error| faulty(&error, vault.spec.endpoint.as_deref())))
+}
+
+async fn reach(vault: &holdfast_vault::Vault) -> Result<Observed, VaultError> {
+    let clock_skew_seconds = vault.reach().await?.clock_skew_seconds;
+    Ok(Observed::Sound { clock_skew_seconds, probed: None })
+}
+
+async fn probe_lock(vault: &holdfast_vault::Vault) -> Result<Observed, VaultError> {
+    let probe = vault.probe_lock(&ProbeOptions::default()).await?;
+    let clock_skew_seconds = probe.check.clock_skew_seconds;
+    let evidence = match vault.put_lock_evidence(&probe).await {
+        Ok(key) => Some(key),
+        // What was found is in the status and in the events all the same.
+        Err(error) => {
+            tracing::warn!(%error, "the result of the lock probe could not be stored as evidence");
+            None
+        }
+    };
+    Ok(Observed::Sound { clock_skew_seconds, probed: Some(Box::new(Probed { probe, evidence })) })
 }
 
 fn faulty(error: &VaultError, endpoint: Option<&str>) -> Observed {

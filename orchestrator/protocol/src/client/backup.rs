@@ -148,7 +148,7 @@ impl BaseBackupStream {
     }
 }
 
-fn read_copy_data(body: Bytes) -> Result<BaseBackupEvent, ClientError> {
+pub(super) fn read_copy_data(body: Bytes) -> Result<BaseBackupEvent, ClientError> {
     let short = || ClientError::protocol("a message of the backup that is too short");
     let mut cursor = Cursor(body);
     match cursor.u8().ok_or_else(short)? {

@@ -144,6 +144,17 @@ fn parse_memory_size(shown: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// Reads a body as everything that a server may send, for `fuzz/`.
+pub(crate) fn fuzz_read(body: &bytes::Bytes) {
+    let _ = backup::read_copy_data(body.clone());
+    let _ = ServerError::read(body.clone()).to_string();
+    if let Ok(row) = query::read_row(body.clone()) {
+        let _ = (query::identify_system(&row), query::position(&row, "a position"));
+        let _ = text(&row, 0, "a size").ok().and_then(parse_memory_size);
+        let _ = text(&row, 1, "a history").map(|text| TimelineHistory::parse(TimelineId(2), text));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

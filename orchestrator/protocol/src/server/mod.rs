@@ -155,3 +155,17 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
         || matches!(error.raw_os_error(), Some(23 | 24))
 }
+
+/// Reads a body as everything that a client may send, for `fuzz/`.
+pub(crate) fn fuzz_read(body: &bytes::Bytes) {
+    session::fuzz_startup(body);
+    if let Ok(text) = std::str::from_utf8(body) {
+        let _ = command::parse(text.trim_end_matches('\0'));
+    }
+    static SCRAM: std::sync::OnceLock<Option<auth::ScramServer>> = std::sync::OnceLock::new();
+    if let Some(scram) = SCRAM.get_or_init(|| auth::ScramServer::new("password"))
+        && let Some(challenge) = scram.challenge(body.clone())
+    {
+        assert!(scram.verify(&challenge, body).is_none(), "the first message proves nothing");
+    }
+}

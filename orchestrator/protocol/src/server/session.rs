@@ -377,6 +377,13 @@ impl Startup {
     }
 }
 
+/// Reads and judges a start-up packet, for `fuzz/`.
+pub(super) fn fuzz_startup(packet: &Bytes) {
+    let startup = Startup::read(packet.clone());
+    let _ = startup.check();
+    assert!(startup.application_name.len() < 64);
+}
+
 /// As PostgreSQL keeps names from clients: ASCII, 63 characters.
 fn printable(text: &str) -> String {
     text.chars().take(63).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()

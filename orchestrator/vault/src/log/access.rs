@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use holdfast_wal::Lsn;
 
 use crate::error::VaultError;
 use crate::fetch::{self, damaged, retrying};
 use crate::keys::{DatabaseKeys, Position};
 use crate::log::claim::SealAnswer;
+use crate::log::mutant::{Mutant, on};
+use crate::log::open::just_before;
 use crate::log::types::{Tampering, TamperingKind};
 use crate::log::walk::{Cursor, LogFacts, Met};
-use crate::object::{Decoded, Lineage, Link, ObjectError, decode_header, header_block_len};
-use crate::store::{Created, Store};
+use crate::object::{Decoded, Lineage, Link, ObjectError, decode_header, decode_stored_header, header_block_len};
+use crate::store::{Created, Object, Store};
 
 /// Bytes that hold nearly every header, and a small chunk whole.
 const FRONT: u64 = 4096;
@@ -46,40 +47,57 @@ impl LogAccess {
     /// The newest version's header at a place, as it is; `None` when absent (or hidden).
     pub(crate) async fn header_at(&self, at: Position) -> Result<Option<Decoded>, VaultError> {
         let key = self.key(at);
-        let Some(bytes) = self.front(&key).await? else { return Ok(None) };
-        decode_header(&bytes).map(Some).map_err(damaged(&key))
+        let Some(object) = self.front(&key).await? else { return Ok(None) };
+        decode_stored_header(&object).map(Some).map_err(damaged(&key))
     }
 
-    async fn front(&self, key: &str) -> Result<Option<Bytes>, VaultError> {
+    pub(crate) async fn front(&self, key: &str) -> Result<Option<Object>, VaultError> {
         let Some(object) = retrying(|| self.store.get_front(key, FRONT)).await? else { return Ok(None) };
         let whole = object.bytes.len() as u64 >= object.total_len;
         let enough = header_block_len(&object.bytes).is_ok_and(|len| len <= object.bytes.len());
         if whole || enough {
-            return Ok(Some(object.bytes));
+            return Ok(Some(object));
         }
-        Ok(retrying(|| self.store.get(key)).await?.map(|object| object.bytes))
+        Ok(retrying(|| self.store.get(key)).await?)
     }
 
     /// Looks at the cursor's place and steps over what stands there. `None`: absent. With `sure`, versions are listed
     /// before absence is believed, so that a delete marker hides nothing.
-    pub(crate) async fn step(&self, cursor: &mut Cursor, sure: bool) -> Result<Option<Met>, VaultError> {
+    pub(crate) async fn step(&self, cursor: &mut Cursor, sure: Sure) -> Result<Option<Met>, VaultError> {
         let key = self.key(cursor.position());
+        if let Sure::Beyond(listed) = sure
+            && cursor.position() > listed
+        {
+            // Nothing is expected: one request that believes no delete marker, instead of two.
+            return self.step_oldest(cursor, &key, None, sure).await;
+        }
         match self.front(&key).await? {
-            Some(bytes) => {
+            Some(object) => {
                 let mut tried = cursor.clone();
-                let found = decode_header(&bytes).and_then(|decoded| Ok((tried.apply(&decoded)?, decoded)));
+                let found = decode_stored_header(&object).and_then(|decoded| Ok((tried.apply(&decoded)?, decoded)));
                 match found {
                     Ok((met, decoded)) if self.counts(&key, &met, &decoded).await? => {
+                        self.check_age(&key, &decoded, sure)?;
                         *cursor = tried;
                         Ok(Some(met))
                     }
-                    Ok(_) => self.step_oldest(cursor, &key, Some(newer())).await,
-                    Err(error) => self.step_oldest(cursor, &key, Some(error)).await,
+                    Ok(_) => self.step_oldest(cursor, &key, Some(newer()), sure).await,
+                    Err(error) => self.step_oldest(cursor, &key, Some(error), sure).await,
                 }
             }
-            None if sure => self.step_oldest(cursor, &key, None).await,
-            None => Ok(None),
+            None if matches!(sure, Sure::No) => Ok(None),
+            None => self.step_oldest(cursor, &key, None, sure).await,
         }
+    }
+
+    fn check_age(&self, key: &str, decoded: &Decoded, sure: Sure) -> Result<(), VaultError> {
+        if matches!(sure, Sure::Covered) { Ok(()) } else { self.check_fresh(key, decoded) }
+    }
+
+    /// Rule 17: a chunk that no index covers and that is older than half its lifetime may soon be gone.
+    pub(crate) fn check_fresh(&self, key: &str, decoded: &Decoded) -> Result<(), VaultError> {
+        let Some((stored, limit)) = self.facts.stale(decoded, self.store.now()) else { return Ok(()) };
+        Err(VaultError::NotIndexed { key: key.to_owned(), stored, limit })
     }
 
     /// Whether what was read counts. A seal decides who owns the log, so it must be the oldest version of its key: a
@@ -106,9 +124,11 @@ impl LogAccess {
         cursor: &mut Cursor,
         key: &str,
         found: Option<ObjectError>,
+        sure: Sure,
     ) -> Result<Option<Met>, VaultError> {
-        let Some((bytes, _)) = self.oldest(key, found).await? else { return Ok(None) };
-        let decoded = decode_header(&bytes).map_err(damaged(key))?;
+        let Some((object, _)) = self.oldest(key, found).await? else { return Ok(None) };
+        let decoded = decode_stored_header(&object).map_err(damaged(key))?;
+        self.check_age(key, &decoded, sure)?;
         cursor.apply(&decoded).map(Some).map_err(damaged(key))
     }
 
@@ -118,7 +138,7 @@ impl LogAccess {
         &self,
         key: &str,
         found: Option<ObjectError>,
-    ) -> Result<Option<(Bytes, Option<Tampering>)>, VaultError> {
+    ) -> Result<Option<(Object, Option<Tampering>)>, VaultError> {
         let versions = retrying(|| self.store.versions(key)).await?;
         let hidden = versions.iter().any(|version| version.is_delete_marker);
         let mut real = versions.iter().filter(|version| !version.is_delete_marker);
@@ -129,21 +149,20 @@ impl LogAccess {
             (Some(_), _, true) => Some(TamperingKind::NewerVersion),
             (Some(error), _, false) => return Err(damaged(key)(error.clone())),
         };
-        let Some(first) = first else { return Ok(None) };
+        let Some(first) = first.filter(|_| !(hidden && on(Mutant::MarkerIsAbsence))) else { return Ok(None) };
         let tampering = what.map(|what| Tampering { key: key.to_owned(), what });
         if let Some(tampering) = &tampering {
             tracing::warn!(%tampering, "tampering: the oldest version is read");
         }
         let object = retrying(|| self.store.get_version(key, &first.id)).await?;
-        Ok(object.map(|object| (object.bytes, tampering)))
+        Ok(object.map(|object| (object, tampering)))
     }
 
-    /// Walks to the first absent key. Whether a delete marker hides it is asked by who wins a seal there (rule 3) or,
-    /// with `sure`, here.
+    /// Walks to the first absent key.
     ///
     /// One by one, a walk is slower than a busy writer, who has several PUTs under way: after some steps it returns
     /// where it is. That is a place of the chain as good as its end: a seal put there wins only if it is the end.
-    pub(crate) async fn walk(&self, mut cursor: Cursor, sure: bool) -> Result<Cursor, VaultError> {
+    pub(crate) async fn walk(&self, mut cursor: Cursor, sure: Sure) -> Result<Cursor, VaultError> {
         for step in 1..=MAX_STEPS {
             if self.step(&mut cursor, sure).await?.is_none() {
                 break;
@@ -152,16 +171,28 @@ impl LogAccess {
                 while self.leap(&mut cursor).await? > LEAP / 2 {}
             }
         }
+        #[cfg(test)]
+        if on(Mutant::SealAtListed)
+            && let Some(listed) = self.listed_end(&cursor).await?
+        {
+            return Ok(listed);
+        }
         Ok(cursor)
+    }
+
+    /// The end of what a listing shows, whatever hole lies before it: what a mutant takes for the tail.
+    #[cfg(test)]
+    async fn listed_end(&self, cursor: &Cursor) -> Result<Option<Cursor>, VaultError> {
+        let Some((at, _)) = self.ahead(cursor.position(), LEAP).await?.pop() else { return Ok(None) };
+        let Some(decoded) = self.header_at(at).await? else { return Ok(None) };
+        let crate::object::Subject::Chunk(chunk) = &decoded.header.subject else { return Ok(None) };
+        Ok(Some(cursor.forged(chunk.end, Link { at, hash: decoded.hash })))
     }
 
     /// Steps over what a listing shows at and after the cursor, fetched in parallel; returns how many. What does not
     /// fit is left to a step.
     async fn leap(&self, cursor: &mut Cursor) -> Result<usize, VaultError> {
-        let at = cursor.position();
-        // A listing begins after a key, and the one at the cursor is wanted too.
-        let before = Position { start: Lsn(at.start.0.saturating_sub(1)), ..at };
-        let found = self.ahead(before, LEAP).await?;
+        let found = self.ahead(just_before(cursor.position()), LEAP).await?;
         let fetch = |(at, _)| async move { (at, self.front(&self.key(at)).await) };
         let mut fronts = std::pin::pin!(futures::stream::iter(found).map(fetch).buffered(LEAP / 4));
         let mut moved = 0;
@@ -170,8 +201,9 @@ impl LogAccess {
                 break;
             }
             let mut tried = cursor.clone();
-            let applied = front?.and_then(|bytes| decode_header(&bytes).ok()).map(|decoded| tried.apply(&decoded));
-            if !matches!(applied, Some(Ok(Met::Chunk { .. }))) {
+            let decoded = front?.and_then(|object| decode_stored_header(&object).ok());
+            let decoded = decoded.filter(|decoded| self.check_fresh("", decoded).is_ok());
+            if !matches!(decoded.map(|decoded| tried.apply(&decoded)), Some(Ok(Met::Chunk { .. }))) {
                 break;
             }
             (*cursor, moved) = (tried, moved + 1);
@@ -181,24 +213,63 @@ impl LogAccess {
 
     /// Puts a seal and says what stands there. It is `Mine` only when the oldest version of the key is exactly it.
     pub(crate) async fn put_seal(&self, at: Position, object: &Bytes) -> Result<SealAnswer, VaultError> {
-        let key = self.key(at);
-        if fetch::create_until_known(&*self.store, &key, object.clone()).await? == Created::Exists {
-            let there = retrying(|| self.store.get(&key)).await?;
-            if there.is_none_or(|there| there.bytes != *object) {
+        let created = fetch::create_until_known(&*self.store, &self.key(at), object.clone()).await?;
+        self.seal_answered(at, object, created).await
+    }
+
+    /// What the answer to the creation of a seal means. After a delete marker a key is free again: create-if-absent
+    /// alone does not prove that nothing stood there.
+    pub(crate) async fn seal_answered(
+        &self,
+        at: Position,
+        object: &Bytes,
+        created: Created,
+    ) -> Result<SealAnswer, VaultError> {
+        let key = &self.key(at);
+        if created == Created::Exists {
+            let there = retrying(|| self.store.get(key)).await?;
+            if !there.is_some_and(|there| is_same(&there.bytes, object)) {
                 return Ok(SealAnswer::Foreign);
             }
         }
-        self.confirm(&key, object).await
-    }
-
-    /// After a delete marker a key is free again: create-if-absent alone does not prove that nothing stood there.
-    async fn confirm(&self, key: &str, object: &Bytes) -> Result<SealAnswer, VaultError> {
         let versions = fetch::real_versions(&*self.store, key).await?;
-        let Some((first, [_, ..])) = versions.split_first() else { return Ok(SealAnswer::Mine) };
+        if on(Mutant::MarkerIsAbsence) {
+            let stored = versions.last().and_then(|version| version.last_modified);
+            return Ok(SealAnswer::Mine { stored });
+        }
+        let stored = versions.first().and_then(|version| version.last_modified);
+        let Some((first, [_, ..])) = versions.split_first() else { return Ok(SealAnswer::Mine { stored }) };
         let oldest = retrying(|| self.store.get_version(key, &first.id)).await?;
-        let mine = oldest.is_some_and(|oldest| oldest.bytes == *object);
-        Ok(if mine { SealAnswer::Mine } else { SealAnswer::Foreign })
+        let mine = oldest.is_some_and(|oldest| is_same(&oldest.bytes, object));
+        Ok(if mine { SealAnswer::Mine { stored } } else { SealAnswer::Foreign })
     }
+}
+
+/// Whether two objects are one and the same: the whole content, nonce included.
+pub(crate) fn is_same(there: &Bytes, ours: &Bytes) -> bool {
+    if on(Mutant::IdentityWithoutNonce) || on(Mutant::RecutOnRetry) {
+        let (Ok(there), Ok(ours)) = (decode_header(there), decode_header(ours)) else { return false };
+        return if on(Mutant::RecutOnRetry) {
+            there.header.nonce == ours.header.nonce
+        } else {
+            there.header.subject == ours.header.subject
+        };
+    }
+    there == ours
+}
+
+/// How a walk believes that a key is absent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sure {
+    /// As a GET says: who puts a seal there is told more (rule 3).
+    No,
+    /// When the key has no versions at all, so that no delete marker hides anything.
+    Yes,
+    /// The same; a listing showed nothing beyond this place.
+    Beyond(Position),
+    /// As with `Yes`; an index covers what is met, or will: its age says nothing.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the reader that ships opens bodies on the way"))]
+    Covered,
 }
 
 /// What is wrong with a sound object that is not the first at its key.

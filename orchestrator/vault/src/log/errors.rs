@@ -193,6 +193,14 @@ pub enum ReadError {
         /// What was asked for.
         upto: Lsn,
     },
+    /// The chunks there were deleted, because segments hold their WAL.
+    #[error("the WAL at {from} is in segments: the log's chunks begin at {upto}")]
+    Archived {
+        /// What was asked for.
+        from: Lsn,
+        /// From here on the chunks are kept.
+        upto: Lsn,
+    },
     /// The reader's task is gone: make a new reader.
     #[error("the reader has stopped")]
     Stopped,
@@ -206,7 +214,7 @@ impl ReadError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Vault(error) => error.is_permanent(),
-            Self::BeforeOrigin { .. } | Self::EndsBefore { .. } | Self::Stopped => true,
+            Self::BeforeOrigin { .. } | Self::EndsBefore { .. } | Self::Archived { .. } | Self::Stopped => true,
         }
     }
 
@@ -215,6 +223,7 @@ impl ReadError {
         match self {
             Self::BeforeOrigin { .. } => "BeforeOrigin",
             Self::EndsBefore { .. } => "LogEndsBefore",
+            Self::Archived { .. } => "Archived",
             Self::Stopped => "ReaderStopped",
             Self::Vault(error) => error.reason(),
         }
@@ -225,6 +234,7 @@ impl ReadError {
         match self {
             Self::BeforeOrigin { .. } => "begin with a base backup that is in the vault",
             Self::EndsBefore { .. } => "look who touched the vault: what was stored cannot vanish",
+            Self::Archived { .. } => "read the WAL up to there from the segments",
             Self::Stopped => "look into the log of this process: its reader has ended unexpectedly",
             Self::Vault(error) => error.hint(),
         }

@@ -8,6 +8,8 @@ mod access;
 pub mod claim;
 pub mod errors;
 pub(crate) mod incarnation;
+pub mod index;
+pub(crate) mod mutant;
 mod open;
 pub mod reader;
 pub(crate) mod storing;

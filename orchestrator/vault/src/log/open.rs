@@ -3,39 +3,100 @@
 
 use holdfast_wal::Lsn;
 
+use jiff::Timestamp;
+
 use crate::error::VaultError;
-use crate::fetch::retrying;
+use crate::fetch::{self, damaged, retrying};
 use crate::keys::Position;
-use crate::log::access::LogAccess;
+use crate::log::access::{LogAccess, Sure};
+use crate::log::index::StoredIndex;
 use crate::log::types::StoredStretch;
-use crate::log::walk::Cursor;
-use crate::object::{Decoded, Subject};
-use crate::store::{ListRequest, Listing};
+use crate::log::walk::{Cursor, Met};
+use crate::object::{Decoded, Subject, decode_stored_header};
+use crate::store::{Entry, ListRequest, Listing};
 
 /// Keys of one page.
 const PAGE: usize = 1000;
 /// How many of the newest keys of an epoch are looked at for a place to begin.
 const CANDIDATES: usize = 16;
+/// Listings in search of the end of a folder; each halves what is left.
+const MAX_PROBES: usize = 80;
 /// Objects looked at, going back, for the stretches of an overlap check.
 const MAX_BACK: usize = 64;
 
+/// Seals, one after another, that a reader follows to see whether a seal is on the chain.
+const SEALS_IN_A_ROW: usize = 32;
+/// Openers followed back from a hint to the place where the walk began.
+const MAX_OPENERS: usize = 8;
+
+/// A verified place near the end of the chain.
+pub(crate) struct Near {
+    /// The place.
+    pub(crate) cursor: Cursor,
+    /// The newest index, where the search for it began.
+    pub(crate) index: Option<StoredIndex>,
+    /// Beyond it a listing showed nothing.
+    pub(crate) listed: Position,
+}
+
 impl LogAccess {
-    /// A place near the end of the chain.
-    pub(crate) async fn near_end(&self) -> Result<Cursor, VaultError> {
-        for epoch in self.epochs().await?.into_iter().rev() {
-            let newest = self.newest_keys(epoch).await?;
-            for at in newest.into_iter().rev().take(CANDIDATES) {
-                if let Some(cursor) = self.begin_by(at).await? {
-                    return Ok(cursor);
-                }
-            }
-        }
-        Ok(self.genesis())
+    /// A place near the end of the chain: the newest index, or what its place leads to by the statements of writers
+    /// further on. Where chunks may have been deleted (before that index) nothing is believed: a key came free again
+    /// there, and what stands at it now may be the work of somebody who slept.
+    pub(crate) async fn near_end(&self) -> Result<Near, VaultError> {
+        let index = self.newest_index().await?;
+        self.near_end_from(index).await
     }
 
-    /// A place at or before `from`, as near as an epoch's chunks allow.
-    pub(crate) async fn at_or_before(&self, from: Lsn) -> Result<Cursor, VaultError> {
-        for epoch in self.epochs().await?.into_iter().rev() {
+    pub(crate) async fn near_end_from(&self, index: Option<StoredIndex>) -> Result<Near, VaultError> {
+        let base = self.base(index.as_ref())?;
+        let newest = self.newest_places(base.position(), index.is_some()).await?;
+        let listed = newest.last().copied().unwrap_or(just_before(base.position()));
+        for at in newest.into_iter().rev().take(CANDIDATES) {
+            if at <= base.position() {
+                break;
+            }
+            if let Some(cursor) = self.begin_by(at, &base, index.is_some()).await? {
+                return Ok(Near { cursor, index, listed });
+            }
+        }
+        Ok(Near { cursor: base, index, listed })
+    }
+
+    /// Where every walk may begin: the newest index, or the beginning of the log.
+    pub(crate) fn base(&self, index: Option<&StoredIndex>) -> Result<Cursor, VaultError> {
+        let Some(index) = index else { return Ok(self.genesis()) };
+        let place = Cursor::from_place(self.facts.clone(), &index.index.place);
+        place.map_err(damaged(&self.keys.index(index.index.n)))
+    }
+
+    /// The end of a walk from the newest index, begun now. `known` is the index that the last walk began at, which came
+    /// to `after`: while no newer one stands, no key that it went over can have come free, so it would come there again.
+    pub(crate) async fn look(&self, known: &mut Option<StoredIndex>, after: Cursor) -> Result<Cursor, VaultError> {
+        let newest = self.newest_index_after(known.clone()).await?;
+        if newest == *known {
+            return Ok(after);
+        }
+        let near = self.near_end_from(newest).await?;
+        *known = near.index;
+        self.walk(near.cursor, Sure::Beyond(near.listed)).await
+    }
+
+    /// The end of the chain, for sure: no delete marker hides the next object.
+    pub(crate) async fn end(&self) -> Result<Cursor, VaultError> {
+        let near = self.near_end().await?;
+        self.walk(near.cursor, Sure::Beyond(near.listed)).await
+    }
+
+    /// A place at or before `from`, as near as an epoch's chunks allow, and the newest index.
+    pub(crate) async fn at_or_before(&self, from: Lsn) -> Result<(Cursor, Option<StoredIndex>), VaultError> {
+        let index = self.newest_index().await?;
+        // From here on no chunk was ever deleted.
+        let kept = match index.as_ref().and_then(|index| index.index.archived.as_ref()) {
+            Some(place) => Cursor::from_place(self.facts.clone(), place).map_err(damaged(&self.keys.indexes()))?,
+            None => self.genesis(),
+        };
+        for epoch in self.epochs_after(None).await?.into_iter().rev() {
             let Some(first) = self.page(epoch, None, 1).await?.first().copied() else { continue };
             if first.start > from {
                 continue;
@@ -43,49 +104,142 @@ impl LogAccess {
             // A chunk begins at every segment boundary inside an epoch.
             let boundary = Position { epoch, start: from.segment_start(self.facts.segment_size) };
             for at in [boundary.max(first), first] {
-                let cursor = self.begin_by(at).await?;
+                let cursor = self.begin_reading(at, &kept, index.is_some()).await?;
                 if let Some(cursor) = cursor.filter(|cursor| cursor.position().start <= from) {
-                    return Ok(cursor);
+                    return Ok((cursor, index));
                 }
             }
+            if kept.position().epoch == epoch && kept.position().start <= from {
+                return Ok((kept, index));
+            }
         }
-        Ok(self.genesis())
+        let cursor = if kept.position().start <= from { kept } else { self.genesis() };
+        Ok((cursor, index))
     }
 
-    /// A place to begin that the object at `at` leads to; none when it leads to none.
-    async fn begin_by(&self, at: Position) -> Result<Option<Cursor>, VaultError> {
+    async fn begin_reading(&self, at: Position, kept: &Cursor, indexed: bool) -> Result<Option<Cursor>, VaultError> {
+        if at >= kept.position() {
+            return self.begin_by(at, kept, indexed).await;
+        }
+        // Where chunks may have been deleted, a seal may be the work of somebody who slept; an owner's chunk is not.
+        let genesis = self.genesis();
+        let cursor = self.begin_by(at, &genesis, false).await?;
+        Ok(cursor.filter(|cursor| cursor.opened_by().is_none_or(|seal| seal.at != at)))
+    }
+
+    /// A place to begin that the object at `at` leads to; none when it leads to none. Of what stands behind an index
+    /// only that counts which hangs together with the place in it; without an index no key ever came free.
+    async fn begin_by(&self, at: Position, base: &Cursor, indexed: bool) -> Result<Option<Cursor>, VaultError> {
         // What is damaged or foreign here is no place to begin; a walk that meets it on the chain names it.
         let Ok(Some(found)) = ignore_damage(self.header_at(at).await)? else { return Ok(None) };
         if !stands_at(&found, at) {
             return Ok(None);
         }
-        let cursor = match &found.header.subject {
+        let begun = match &found.header.subject {
             Subject::Seal(_) if !self.is_oldest(&self.key(at), &found).await? => return Ok(None),
-            Subject::Seal(_) => Cursor::after_seal(self.facts.clone(), &found),
-            Subject::Chunk(chunk) => {
-                let opened_by = chunk.opened_by;
-                let Ok(Some(seal)) = ignore_damage(self.header_at(opened_by).await)? else { return Ok(None) };
-                if !stands_at(&seal, opened_by) || !self.is_oldest(&self.key(opened_by), &seal).await? {
-                    return Ok(None);
-                }
-                Cursor::before_chunk(self.facts.clone(), &found, &seal)
+            Subject::Seal(_) => self.after(&found, base, indexed).await?,
+            Subject::Chunk(chunk) if Some(chunk.opened_by) == base.opened_by().map(|seal| seal.at) => {
+                Some(base.clone())
             }
-            _ => return Ok(None),
+            Subject::Chunk(chunk) => match self.opener(chunk.opened_by).await? {
+                Some(seal) => self.after(&seal, base, indexed).await?,
+                None => None,
+            },
+            _ => None,
         };
-        Ok(cursor.ok())
+        let Some(begun) = begun else { return Ok(None) };
+        let Subject::Chunk(_) = &found.header.subject else { return Ok(Some(begun)) };
+        Ok(begun.leap(&found).ok().map(|mut cursor| {
+            // Nothing between: one request less.
+            if cursor.position() == at && self.check_fresh("", &found).is_ok() {
+                let _ = cursor.apply(&found);
+            }
+            cursor
+        }))
     }
 
-    /// The epochs that hold an object, ascending.
-    async fn epochs(&self) -> Result<Vec<u64>, VaultError> {
+    /// The place after a seal, if it is on the chain from `base` on.
+    async fn after(&self, seal: &Decoded, base: &Cursor, indexed: bool) -> Result<Option<Cursor>, VaultError> {
+        if indexed && !self.hangs_together(seal, base).await? {
+            return Ok(None);
+        }
+        Ok(Cursor::after_seal(self.facts.clone(), seal).ok())
+    }
+
+    /// Whether a seal beyond `base` follows from it: its links lead back to the place, or to a chunk of the place's
+    /// owner beyond it, over seals that do so too.
+    async fn hangs_together(&self, seal: &Decoded, base: &Cursor) -> Result<bool, VaultError> {
+        let mut seal = seal.clone();
+        for _ in 0..MAX_OPENERS {
+            let Subject::Seal(stated) = &seal.header.subject else { return Ok(false) };
+            // After a seal put ahead, the last link is the object before that.
+            let Some(link) = stated.prev.last().copied() else { return Ok(false) };
+            if base.prev().first() == Some(&link) {
+                return Ok(true);
+            }
+            if link.at < base.position() {
+                return Ok(false);
+            }
+            let Ok(Some(before)) = ignore_damage(self.header_at(link.at).await)? else { return Ok(false) };
+            if before.hash != link.hash {
+                return Ok(false);
+            }
+            seal = match &before.header.subject {
+                Subject::Seal(_) => before,
+                Subject::Chunk(_) if link.at.epoch == base.position().epoch => {
+                    return Ok(base.clone().leap(&before).is_ok());
+                }
+                Subject::Chunk(chunk) => match self.opener(chunk.opened_by).await? {
+                    Some(opener) if Cursor::before_chunk(self.facts.clone(), &before, &opener).is_ok() => opener,
+                    _ => return Ok(false),
+                },
+                _ => return Ok(false),
+            };
+        }
+        Ok(false)
+    }
+
+    /// The seal that opened an epoch: the oldest version at its place.
+    async fn opener(&self, at: Position) -> Result<Option<Decoded>, VaultError> {
+        let object = fetch::oldest(&*self.store, &self.key(at)).await?;
+        let seal = object.and_then(|object| decode_stored_header(&object).ok());
+        Ok(seal.filter(|seal| stands_at(seal, at)))
+    }
+
+    /// Whether the chain goes on after a seal that stands where chunks may have been deleted, before the place `kept`. A
+    /// seal that somebody put there who slept is followed by no chunk, and does not lead to the epoch of that place.
+    pub(crate) async fn goes_on(&self, after: &Cursor, kept: &Cursor) -> Result<bool, VaultError> {
+        let opener = |cursor: &Cursor| cursor.opened_by().map(|seal| (seal.at, seal.nonce));
+        let mut cursor = after.clone();
+        for _ in 0..SEALS_IN_A_ROW {
+            if opener(kept) == opener(&cursor) {
+                return Ok(true);
+            }
+            let Some(object) = fetch::oldest(&*self.store, &self.key(cursor.position())).await? else {
+                return Ok(false);
+            };
+            match decode_stored_header(&object).and_then(|decoded| cursor.apply(&decoded)) {
+                Ok(Met::Chunk { .. }) => return Ok(true),
+                Ok(Met::Seal(_)) => {}
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    /// The epochs after one that hold an object, ascending.
+    async fn epochs_after(&self, epoch: Option<u64>) -> Result<Vec<u64>, VaultError> {
         let prefix = self.keys.log();
-        let (mut epochs, mut after) = (Vec::new(), String::new());
+        // After everything in a folder: `0` is the byte after `/`.
+        let beyond = |folder: &str| format!("{}0", folder.trim_end_matches('/'));
+        let mut after = epoch.map(|epoch| beyond(&self.keys.epoch(epoch))).unwrap_or_default();
+        let mut epochs = Vec::new();
         loop {
             let request = ListRequest { prefix: &prefix, after: &after, limit: PAGE, folders: true };
             let listing = retrying(|| self.store.list(request.clone())).await?;
             epochs.extend(listing.folders.iter().filter_map(|folder| self.keys.parse_epoch(folder)));
             match listing.folders.last() {
-                // After everything in the folder: `0` is the byte after `/`.
-                Some(last) if listing.more => after = format!("{}0", last.trim_end_matches('/')),
+                Some(last) if listing.more => after = beyond(last),
                 _ => return Ok(epochs),
             }
         }
@@ -111,28 +265,82 @@ impl LogAccess {
         Ok(listing.entries.iter().filter_map(place).collect())
     }
 
-    /// The newest places of an epoch, found by listing in leaps: S3 lists upwards only.
-    async fn newest_keys(&self, epoch: u64) -> Result<Vec<Position>, VaultError> {
-        let mut page = self.page(epoch, None, PAGE).await?;
-        let mut leap = 64 * self.facts.segment_size;
-        // Nothing stands after `high`.
-        let mut high: Option<Lsn> = None;
-        while page.len() >= PAGE {
-            let Some(low) = page.last().map(|at| at.start) else { break };
-            let probe = match high {
-                Some(high) => Lsn(low.0 + (high.0.saturating_sub(low.0)) / 2),
-                None => Lsn(low.0.saturating_add(leap)),
-            };
-            let near = high.is_some_and(|high| high.0.saturating_sub(low.0) < self.facts.segment_size);
-            let next = self.page(epoch, Some(if near { low } else { probe }), PAGE).await?;
-            match (next.is_empty(), near) {
-                (true, true) => break,
-                (true, false) => high = Some(probe),
-                (false, _) => page = next,
+    /// The newest places at and after a place, ascending; not all of them when there are many.
+    async fn newest_places(&self, base: Position, indexed: bool) -> Result<Vec<Position>, VaultError> {
+        if indexed {
+            // Few objects stand behind an index: mostly one listing shows them all, over all epochs.
+            let (prefix, after) = (self.keys.log(), self.key(just_before(base)));
+            let request = ListRequest { prefix: &prefix, after: &after, limit: PAGE, folders: false };
+            let listing = retrying(|| self.store.list(request.clone())).await?;
+            if !listing.more {
+                return Ok(listing.entries.iter().filter_map(|entry| self.keys.parse(&entry.key)).collect());
             }
-            leap = leap.saturating_mul(4);
         }
-        Ok(page)
+        for epoch in self.epochs_after(indexed.then_some(base.epoch)).await?.into_iter().rev() {
+            let newest = self.newest_keys(epoch).await?;
+            if !newest.is_empty() {
+                return Ok(newest);
+            }
+        }
+        if indexed { self.newest_keys(base.epoch).await } else { Ok(Vec::new()) }
+    }
+
+    /// The newest places of an epoch.
+    async fn newest_keys(&self, epoch: u64) -> Result<Vec<Position>, VaultError> {
+        let key = |start| self.key(Position { epoch, start: Lsn(start) });
+        let parse = |key: &str| self.keys.parse(key).filter(|at| at.epoch == epoch).map(|at| at.start.0);
+        let found = self.last_page(&self.keys.epoch(epoch), &key, &parse).await?;
+        Ok(found.into_iter().map(|start| Position { epoch, start: Lsn(start) }).collect())
+    }
+
+    /// The numbers of the newest indexes, as a listing shows them.
+    pub(crate) async fn last_indexes(&self) -> Result<Vec<u64>, VaultError> {
+        let (key, parse) = (|n| self.keys.index(n), |key: &str| self.keys.parse_index(key));
+        self.last_page(&self.keys.indexes(), &key, &parse).await
+    }
+
+    /// The last page of a folder whose keys are numbers that grow with time. S3 lists upwards only: after a full page
+    /// it is guessed from when its objects were made, and how far apart their numbers are, where the end must be.
+    async fn last_page(
+        &self,
+        prefix: &str,
+        key: &(dyn Fn(u64) -> String + Sync),
+        parse: &(dyn Fn(&str) -> Option<u64> + Sync),
+    ) -> Result<Vec<u64>, VaultError> {
+        let mut page = self.numbers(prefix, "", parse).await?;
+        // Nothing stands after it.
+        let mut high: Option<u64> = None;
+        for _ in 0..MAX_PROBES {
+            let Some(last) = page.numbers.last().copied().filter(|_| page.more) else { break };
+            let probe = match high {
+                Some(high) if high.saturating_sub(last) <= page.span() => last,
+                Some(high) => last + (high - last) / 2,
+                None => page.guess(self.store.now()).unwrap_or(last.saturating_mul(2)).max(last),
+            };
+            let next = self.numbers(prefix, &key(probe), parse).await?;
+            match next.numbers.first() {
+                None if probe == last => break,
+                None => high = Some(probe),
+                // Seals put ahead of the tail stand far behind it: what is wanted stands between.
+                Some(first) if probe != last && !next.more && next.numbers.len() < CANDIDATES => high = Some(*first),
+                Some(_) => page = next,
+            }
+        }
+        Ok(page.numbers)
+    }
+
+    async fn numbers(
+        &self,
+        prefix: &str,
+        after: &str,
+        parse: &(dyn Fn(&str) -> Option<u64> + Sync),
+    ) -> Result<Page, VaultError> {
+        let request = ListRequest { prefix, after, limit: PAGE, folders: false };
+        let listing = retrying(|| self.store.list(request.clone())).await?;
+        let numbers: Vec<u64> = listing.entries.iter().filter_map(|entry| parse(&entry.key)).collect();
+        let time = |entry: Option<&Entry>| entry.and_then(|entry| entry.last_modified);
+        let times = time(listing.entries.first()).zip(time(listing.entries.last()));
+        Ok(Page { numbers, times, more: listing.more })
     }
 
     /// The newest stored stretches that end at or below `start`, oldest first: at least `bytes`, if the log has so
@@ -186,4 +394,33 @@ fn stands_at(decoded: &Decoded, at: Position) -> bool {
         _ => return false,
     };
     place == at
+}
+
+/// A listing begins after a key, and the one at the place is wanted too.
+pub(crate) fn just_before(at: Position) -> Position {
+    Position { start: Lsn(at.start.0.saturating_sub(1)), ..at }
+}
+
+/// A page of a folder whose keys are numbers.
+struct Page {
+    numbers: Vec<u64>,
+    /// When its first and its last object were made.
+    times: Option<(Timestamp, Timestamp)>,
+    more: bool,
+}
+
+impl Page {
+    /// How far its numbers reach.
+    fn span(&self) -> u64 {
+        self.numbers.last().zip(self.numbers.first()).map_or(0, |(last, first)| last.saturating_sub(*first))
+    }
+
+    /// Somewhat before the newest number, if numbers went on growing as fast as in this page.
+    fn guess(&self, now: Option<Timestamp>) -> Option<u64> {
+        let (last, (began, ended)) = (self.numbers.last().copied()?, self.times?);
+        let took = ended.duration_since(began).as_secs().max(1) as f64;
+        let since = now?.duration_since(ended).as_secs().max(0) as f64;
+        let ahead = self.span() as f64 * (since / took - 0.5);
+        (ahead < 1e18).then(|| last.saturating_add(ahead.max(0.0) as u64))
+    }
 }

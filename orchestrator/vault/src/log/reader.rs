@@ -1,11 +1,14 @@
 //! Reads the log from the vault: follows the chain, opens the chunks, fetches ahead.
 
+mod replay;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_wal::Lsn;
+use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -15,20 +18,25 @@ use crate::fetch::{Backoff, damaged, retrying};
 use crate::keys::Position;
 use crate::log::access::{LogAccess, newer};
 use crate::log::errors::ReadError;
+use crate::log::index::StoredIndex;
+use crate::log::open::just_before;
 use crate::log::types::{ReadEvent, ReadOptions, Tampering};
 use crate::log::walk::{Cursor, Met};
-use crate::object::{Decoded, ObjectError, decode};
+use crate::object::{Decoded, ObjectError, decode_stored};
 use crate::seal::{Identities, open};
-use crate::store::StoreError;
+use crate::store::{Object, StoreError};
 
 /// Bodies above this are opened off the async threads.
 const OPEN_INLINE_BYTES: usize = 256 * 1024;
+/// A seal is smaller than this.
+const SEAL_BYTES: u64 = 4096;
 /// Objects read one after another without finding the end, before a listing is worth its request.
 const STREAK: u32 = 3;
 
 /// Reads a log in order, from a position on, for ever. Dropping it stops it.
 pub struct LogReader {
-    events: mpsc::Receiver<Result<ReadEvent, ReadError>>,
+    events: mpsc::Receiver<Result<(ReadEvent, Option<Cursor>), ReadError>>,
+    place: Option<Cursor>,
     task: JoinHandle<()>,
 }
 
@@ -46,6 +54,25 @@ impl Drop for LogReader {
 
 impl LogReader {
     pub(crate) fn new(access: LogAccess, identities: Identities, from: Lsn, options: ReadOptions) -> LogReader {
+        LogReader::start(access, identities, (from, None), options)
+    }
+
+    /// Reads on from a place of the chain, whatever the age of the objects.
+    pub(crate) fn archiving(
+        access: LogAccess,
+        identities: Identities,
+        from: Cursor,
+        options: ReadOptions,
+    ) -> LogReader {
+        LogReader::start(access, identities, (from.position().start, Some(from)), options)
+    }
+
+    fn start(
+        access: LogAccess,
+        identities: Identities,
+        (position, archiving): (Lsn, Option<Cursor>),
+        options: ReadOptions,
+    ) -> LogReader {
         // Few, because each may hold a whole chunk.
         let (sender, events) = mpsc::channel(4);
         let follower = Follower {
@@ -54,22 +81,34 @@ impl LogReader {
             gate: Arc::new(Semaphore::new(options.prefetch.max(1))),
             options,
             events: sender,
-            position: from,
-            cursor: None,
+            position,
+            archiving: archiving.is_some(),
+            cursor: archiving,
+            index: Seen::default(),
+            replayed: replay::Replayed::default(),
             checked: None,
             ahead: VecDeque::new(),
         };
-        LogReader { events, task: tokio::spawn(follower.run()) }
+        LogReader { events, place: None, task: tokio::spawn(follower.run()) }
     }
 
     /// The next event; waits for it. May be cancelled and asked again at any time. After an error the same place is
     /// tried again.
     pub async fn next(&mut self) -> Result<ReadEvent, ReadError> {
         match self.events.recv().await {
-            Some(event) => event,
+            Some(Ok((event, place))) => {
+                self.place = place.or(self.place.take());
+                Ok(event)
+            }
+            Some(Err(error)) => Err(error),
             // The task ends only with the reader; a panic in it must not look like the end of the log.
             None => Err(ReadError::Stopped),
         }
+    }
+
+    /// The place of the chain after the object that the last event came from; none before the first event.
+    pub fn place(&self) -> Option<&Cursor> {
+        self.place.as_ref()
     }
 }
 
@@ -103,16 +142,32 @@ struct Follower {
     access: LogAccess,
     identities: Identities,
     options: ReadOptions,
-    events: mpsc::Sender<Result<ReadEvent, ReadError>>,
+    events: mpsc::Sender<Result<(ReadEvent, Option<Cursor>), ReadError>>,
     /// The next byte that the consumer expects.
     position: Lsn,
+    /// Reads everything, however old: what it reads is indexed by what it does.
+    archiving: bool,
     cursor: Option<Cursor>,
+    /// The newest index, when it was last looked for.
+    index: Seen,
+    /// Whether anything was given to the consumer yet, and how far segments were.
+    replayed: replay::Replayed,
     /// When absence at the end was last made sure of.
     checked: Option<Instant>,
     /// What is fetched ahead, in order.
     ahead: VecDeque<Ahead>,
     /// How many are fetched at the same time.
     gate: Arc<Semaphore>,
+}
+
+/// The newest index, when it was last looked for.
+#[derive(Default)]
+struct Seen {
+    index: Option<StoredIndex>,
+    /// Where its segments end: no chunk from here on was ever deleted.
+    kept: Option<Cursor>,
+    /// The store's time then.
+    at: Option<Timestamp>,
 }
 
 /// The consumer is gone.
@@ -137,22 +192,56 @@ impl Follower {
 
     /// `Ok`: the consumer is gone.
     async fn follow(&mut self) -> Result<(), ReadError> {
-        let mut cursor = match self.cursor.take() {
-            Some(cursor) => cursor,
-            None => self.begin().await?,
-        };
-        let followed = self.follow_from(&mut cursor).await;
-        self.cursor = Some(cursor);
-        followed
+        loop {
+            let mut cursor = match self.cursor.take() {
+                Some(cursor) => cursor,
+                None => self.begin().await?,
+            };
+            let followed = self.follow_from(&mut cursor).await;
+            let at = cursor.position();
+            self.cursor = Some(cursor);
+            match followed {
+                // Where the chunks are gone, segments hold their WAL.
+                Err(ReadError::Archived { .. }) => match self.replay(at).await? {
+                    Ok(kept) => self.cursor = Some(kept),
+                    Err(Gone) => return Ok(()),
+                },
+                followed => return followed,
+            }
+        }
     }
 
-    async fn begin(&self) -> Result<Cursor, ReadError> {
+    async fn begin(&mut self) -> Result<Cursor, ReadError> {
         let origin = self.access.facts.origin;
         if self.position < origin {
             let database = self.access.facts.database.clone();
             return Err(ReadError::BeforeOrigin { database, origin, from: self.position });
         }
-        Ok(self.access.at_or_before(self.position).await?)
+        let (cursor, index) = self.access.at_or_before(self.position).await?;
+        self.index = self.seen(index)?;
+        Ok(cursor)
+    }
+
+    fn seen(&self, index: Option<StoredIndex>) -> Result<Seen, VaultError> {
+        let archived = index.as_ref().and_then(|index| index.index.archived.as_ref());
+        let kept = archived.map(|place| Cursor::from_place(self.access.facts.clone(), place)).transpose();
+        let kept = kept.map_err(damaged(&self.access.keys.indexes()))?;
+        Ok(Seen { index, kept, at: self.access.store.now() })
+    }
+
+    /// Looks for a newer index.
+    async fn look(&mut self) -> Result<(), ReadError> {
+        let newest = self.access.newest_index_after(self.index.index.clone()).await?;
+        self.index = self.seen(newest)?;
+        Ok(())
+    }
+
+    /// Rule 17: a reader that slept looks for the newest index before it goes on, because keys may have come free.
+    async fn look_again(&mut self) -> Result<(), ReadError> {
+        let age = self.index.at.zip(self.access.store.now()).map(|(at, now)| now.duration_since(at));
+        let limit = self.access.facts.look_again_after();
+        let old = age.is_some_and(|age| age.unsigned_abs() >= limit);
+        if old && !self.archiving { self.look().await } else { Ok(()) }
     }
 
     async fn follow_from(&mut self, cursor: &mut Cursor) -> Result<(), ReadError> {
@@ -161,7 +250,7 @@ impl Follower {
             match self.next_object(cursor, false).await? {
                 Some((met, plain, tampering)) => {
                     streak += 1;
-                    if self.deliver(met, plain, tampering).await.is_err() {
+                    if self.deliver(cursor, met, plain, tampering).await.is_err() {
                         return Ok(());
                     }
                     if streak >= STREAK && !self.fetch_ahead(cursor).await? {
@@ -187,7 +276,7 @@ impl Follower {
         loop {
             let sure = self.checked.is_none_or(|at| at.elapsed() >= self.options.idle_check);
             if let Some((met, plain, tampering)) = self.next_object(cursor, sure).await? {
-                return Ok(self.deliver(met, plain, tampering).await);
+                return Ok(self.deliver(cursor, met, plain, tampering).await);
             }
             if sure {
                 self.checked = Some(Instant::now());
@@ -195,7 +284,8 @@ impl Follower {
             if sure || !said {
                 said = true;
                 let at = cursor.position();
-                if self.event(ReadEvent::AtEnd { tip: at.start, epoch: at.epoch }).await.is_err() {
+                let event = ReadEvent::AtEnd { tip: at.start, epoch: at.epoch };
+                if self.event(cursor, event).await.is_err() {
                     return Ok(Err(Gone));
                 }
             }
@@ -210,6 +300,30 @@ impl Follower {
         cursor: &mut Cursor,
         sure: bool,
     ) -> Result<Option<(Met, Bytes, Option<Tampering>)>, ReadError> {
+        self.look_again().await?;
+        let at = cursor.position();
+        let mut tried = cursor.clone();
+        let found = self.object_at(&mut tried, sure).await?;
+        let Some((opened, met, tampering)) = found else {
+            return if self.archived(at) { Err(self.gone(at)) } else { Ok(None) };
+        };
+        if !self.archiving {
+            self.check_fresh(at, &opened.decoded).await?;
+            if let (Met::Seal(_), true, Some(kept)) = (&met, self.archived(at), &self.index.kept)
+                && !self.access.goes_on(&tried, kept).await?
+            {
+                return Err(self.gone(at));
+            }
+        }
+        *cursor = tried;
+        Ok(Some((met, opened.plain, tampering)))
+    }
+
+    async fn object_at(
+        &mut self,
+        cursor: &mut Cursor,
+        sure: bool,
+    ) -> Result<Option<(Opened, Met, Option<Tampering>)>, ReadError> {
         let at = cursor.position();
         let key = self.access.key(at);
         let error = match self.fetched(at).await.map_err(VaultError::from)? {
@@ -218,7 +332,7 @@ impl Follower {
                 match tried.apply(&opened.decoded) {
                     Ok(met) if self.access.counts(&key, &met, &opened.decoded).await? => {
                         *cursor = tried;
-                        return Ok(Some((met, opened.plain, None)));
+                        return Ok(Some((opened, met, None)));
                     }
                     Ok(_) => Some(newer()),
                     Err(error) => Some(error),
@@ -228,16 +342,44 @@ impl Follower {
             None if sure => None,
             None => return Ok(None),
         };
-        let Some((bytes, tampering)) = self.access.oldest(&key, error).await? else { return Ok(None) };
-        let opened = open_object(bytes, self.identities.clone()).await.map_err(damaged(&key))?;
+        let Some((object, tampering)) = self.access.oldest(&key, error).await? else { return Ok(None) };
+        let opened = open_object(object, self.identities.clone()).await.map_err(damaged(&key))?;
         let met = cursor.apply(&opened.decoded).map_err(damaged(&key))?;
-        Ok(Some((met, opened.plain, tampering)))
+        Ok(Some((opened, met, tampering)))
+    }
+
+    /// Whether chunks may have been deleted at a place: segments hold their WAL.
+    fn archived(&self, at: Position) -> bool {
+        !self.archiving && self.index.kept.as_ref().is_some_and(|kept| at < kept.position())
+    }
+
+    fn gone(&self, at: Position) -> ReadError {
+        let upto = self.index.kept.as_ref().map_or(at.start, |kept| kept.position().start);
+        ReadError::Archived { from: self.position, upto }
+    }
+
+    /// Beyond the newest index nothing is served that may be gone soon.
+    async fn check_fresh(&mut self, at: Position, decoded: &Decoded) -> Result<(), ReadError> {
+        for look in [true, false] {
+            let covered = self.index.index.as_ref().is_some_and(|index| at < index.index.place.at);
+            let fresh = self.access.check_fresh(&self.access.key(at), decoded);
+            match fresh {
+                Err(_) if covered => return Ok(()),
+                Err(_) if look => self.look().await?,
+                fresh => return Ok(fresh?),
+            }
+        }
+        Ok(())
     }
 
     /// From what was fetched ahead, or by a request now.
     async fn fetched(&mut self, at: Position) -> Fetched {
         while self.ahead.front().is_some_and(|ahead| ahead.at < at) {
             self.ahead.pop_front();
+        }
+        if self.ahead.front().is_some_and(|ahead| ahead.at > at) {
+            // The listing had a hole here, or it ended with a seal put ahead of the tail: what came since is before it.
+            self.ahead.clear();
         }
         if self.ahead.front().is_some_and(|ahead| ahead.at == at)
             && let Some(mut ahead) = self.ahead.pop_front()
@@ -255,11 +397,11 @@ impl Follower {
         if self.ahead.len() > self.options.prefetch || busy > self.options.prefetch_bytes / 2 {
             return Ok(true);
         }
-        // The object at the cursor itself may be there too; a listing begins after a key.
-        let at = cursor.position();
-        let before = Position { start: Lsn(at.start.0.saturating_sub(1)), ..at };
-        let after = self.ahead.back().map_or(before, |last| last.at);
-        let found = self.access.ahead(after, self.options.prefetch.max(1) * 8).await?;
+        let after = self.ahead.back().map_or(just_before(cursor.position()), |last| last.at);
+        let mut found = self.access.ahead(after, self.options.prefetch.max(1) * 8).await?;
+        // The last ones may be seals put ahead of the tail: what comes before them is not listed yet.
+        let stride = self.access.facts.stride();
+        while found.pop_if(|(at, len)| *len < SEAL_BYTES && at.start.segment_offset(stride) == 0).is_some() {}
         for (at, size) in found {
             // What is held is the opened chunk; WAL shrinks about so much.
             let bytes = (size * 4).min(self.access.facts.segment_size);
@@ -278,9 +420,15 @@ impl Follower {
         Ok(!self.ahead.is_empty())
     }
 
-    async fn deliver(&mut self, met: Met, plain: Bytes, tampering: Option<Tampering>) -> Result<(), Gone> {
+    async fn deliver(
+        &mut self,
+        cursor: &Cursor,
+        met: Met,
+        plain: Bytes,
+        tampering: Option<Tampering>,
+    ) -> Result<(), Gone> {
         if let Some(tampering) = tampering {
-            self.event(ReadEvent::Tampering(tampering)).await?;
+            self.event(cursor, ReadEvent::Tampering(tampering)).await?;
         }
         match met {
             Met::Chunk { start, end, timeline } => {
@@ -290,40 +438,41 @@ impl Follower {
                     return Ok(());
                 }
                 self.position = end;
+                self.replayed.given = true;
                 let data = plain.slice((skip as usize).min(plain.len())..);
                 let start = Lsn(start.0 + skip);
-                self.event(ReadEvent::Wal { timeline, start, data }).await
+                self.event(cursor, ReadEvent::Wal { timeline, start, data }).await
             }
             Met::Seal(seal) => {
                 let (at, to, from) = (seal.at.start, seal.next_start, self.position);
                 if at < from {
                     return Ok(());
                 }
-                self.event(ReadEvent::Seal(*seal)).await?;
+                self.event(cursor, ReadEvent::Seal(*seal)).await?;
                 if to < from {
                     self.position = to;
-                    self.event(ReadEvent::Cut { from, to }).await?;
+                    self.event(cursor, ReadEvent::Cut { from, to }).await?;
                 }
                 Ok(())
             }
         }
     }
 
-    async fn event(&self, event: ReadEvent) -> Result<(), Gone> {
-        self.events.send(Ok(event)).await.map_err(|_| Gone)
+    async fn event(&self, cursor: &Cursor, event: ReadEvent) -> Result<(), Gone> {
+        self.events.send(Ok((event, Some(cursor.clone())))).await.map_err(|_| Gone)
     }
 }
 
 async fn fetch_and_open(access: &LogAccess, key: &str, identities: &Identities) -> Fetched {
     let Some(object) = retrying(|| access.store.get(key)).await? else { return Ok(None) };
-    Ok(Some(open_object(object.bytes, identities.clone()).await))
+    Ok(Some(open_object(object, identities.clone()).await))
 }
 
 /// Decodes, verifies and opens an object; big ones off the async threads.
-async fn open_object(bytes: Bytes, identities: Identities) -> Result<Opened, ObjectError> {
-    let inline = bytes.len() <= OPEN_INLINE_BYTES;
+async fn open_object(object: Object, identities: Identities) -> Result<Opened, ObjectError> {
+    let inline = object.bytes.len() <= OPEN_INLINE_BYTES;
     let job = move || {
-        let (decoded, body) = decode(&bytes)?;
+        let (decoded, body) = decode_stored(&object)?;
         let plain = match &decoded.header.body {
             Some(info) => open(info, &body, &identities)?,
             None => Vec::new(),

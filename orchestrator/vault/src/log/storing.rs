@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_wal::Lsn;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::error::VaultError;
 use crate::fetch::{self, Backoff};
 use crate::keys::Position;
-use crate::log::access::LogAccess;
+use crate::log::access::{LogAccess, is_same};
 use crate::log::incarnation::Incarnation;
+use crate::log::mutant::{Mutant, on};
 use crate::log::types::{SealSummary, StoreProblem, WriterLimits, WriterState};
 use crate::log::writer::{ChunkAnswer, Cut, WriterCore};
 use crate::log::writing::Shared;
 use crate::object::{Hash, Header, ObjectError, decode_header, encode_header};
 use crate::seal::Sealer;
-use crate::store::{Created, StoreError};
+use crate::store::{Created, Lock, StoreError};
 
 /// Chunks above this are sealed off the async threads.
 const SEAL_INLINE_BYTES: u64 = 256 * 1024;
@@ -50,6 +52,8 @@ pub(super) struct Task {
     puts: JoinSet<PutEnd>,
     looks: JoinSet<(Position, Result<Option<Bytes>, StoreError>)>,
     limits: WriterLimits,
+    /// When, by the store's clock, the claim is to be renewed.
+    renew_at: Option<Timestamp>,
 }
 
 impl Task {
@@ -63,11 +67,17 @@ impl Task {
         limits: WriterLimits,
     ) -> Task {
         let (puts, looks) = (JoinSet::new(), JoinSet::new());
-        Task { access, me, core, sealer: Some(sealer), shared, state, puts, looks, limits }
+        Task { access, me, core, sealer: Some(sealer), shared, state, puts, looks, limits, renew_at: None }
+    }
+
+    /// The same, whose claim is to be renewed at this time of the store.
+    pub(super) fn renewed_at(self, renew_at: Option<Timestamp>) -> Task {
+        Task { renew_at, ..self }
     }
 
     pub(super) async fn run(mut self) {
         let reason = match self.work().await {
+            Ok(()) if self.core.expired() => "its claim is too old, and has to be made anew".to_owned(),
             Ok(()) => "it was closed or fenced".to_owned(),
             Err(error) => {
                 tracing::error!(%error, "the writer cannot seal and stops");
@@ -88,7 +98,7 @@ impl Task {
                 let queue = self.shared.queue();
                 queue.closed && queue.bytes == 0 && self.puts.is_empty()
             };
-            if closed || self.core.fence().is_some() {
+            if closed || self.core.fence().is_some() || self.core.expired() {
                 return Ok(());
             }
             let shared = self.shared.clone();
@@ -154,7 +164,7 @@ impl Task {
     fn ended(&mut self, end: PutEnd) {
         match (end.result, end.again) {
             (Ok(answer), _) => {
-                let stored = answer == ChunkAnswer::Stored;
+                let stored = matches!(answer, ChunkAnswer::Stored { .. });
                 self.core.answered(end.start, answer);
                 self.state.send_if_modified(|state| {
                     state.chunks += u64::from(stored);
@@ -169,7 +179,7 @@ impl Task {
                 if self.state.borrow().store_problem.as_ref() != Some(&problem) {
                     tracing::warn!(%error, "the store does not take a chunk; trying again");
                 }
-                let wait = again.backoff.step();
+                let wait = again.backoff.after(&error);
                 self.state.send_if_modified(|state| {
                     state.requests += 1;
                     state.store_problem = Some(problem);
@@ -211,11 +221,15 @@ impl Task {
 
     fn publish(&self) {
         let received = self.shared.queue().next;
+        let now = self.access.store.now();
+        let renew = self.core.expired() || self.renew_at.zip(now).is_some_and(|(at, now)| now >= at);
         self.state.send_modify(|state| {
             state.received = received;
             state.durable = self.core.durable();
             state.in_flight = self.core.in_flight();
+            state.traffic = self.access.store.traffic();
             state.fenced = self.core.fence().cloned();
+            state.renew = renew;
         });
     }
 }
@@ -240,19 +254,26 @@ pub(crate) fn seal_chunk(
     Ok((object.into(), hash))
 }
 
-/// One PUT, and for a refused one the look at what stands there. Rule 1: 412 alone says nothing.
+/// One PUT, and for a refused one the look at what stands there.
 async fn put_chunk(access: &LogAccess, key: &str, object: &Bytes) -> Result<ChunkAnswer, StoreError> {
-    if access.store.create(key, object.clone()).await? == Created::Stored {
-        return Ok(ChunkAnswer::Stored);
+    if let Created::Stored { at } = access.store.create(key, object.clone(), Lock::Short).await? {
+        return Ok(ChunkAnswer::Stored { at: at.or_else(|| access.store.now()) });
     }
+    what_stands(access, key, object).await
+}
+
+/// What stands at a key whose creation was refused. Rule 1: 412 alone says nothing.
+pub(crate) async fn what_stands(access: &LogAccess, key: &str, object: &Bytes) -> Result<ChunkAnswer, StoreError> {
     let there = access.store.get(key).await?;
-    if there.is_some_and(|there| there.bytes == *object) {
-        return Ok(ChunkAnswer::Stored);
+    // Of this answer or a later one: a later time only makes it count less.
+    let at = access.store.now();
+    if on(Mutant::FlushOnExists) || there.is_some_and(|there| is_same(&there.bytes, object)) {
+        return Ok(ChunkAnswer::Stored { at });
     }
     // Refused and now hidden, or overwritten: the oldest version is what stands there.
     let oldest = fetch::oldest(&*access.store, key).await?;
     Ok(match oldest {
-        Some(oldest) if oldest.bytes == *object => ChunkAnswer::Stored,
+        Some(oldest) if is_same(&oldest.bytes, object) => ChunkAnswer::Stored { at },
         Some(oldest) => ChunkAnswer::Foreign(summary(&oldest.bytes)),
         None => ChunkAnswer::Foreign(None),
     })

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 use crate::error::VaultError;
 use crate::fetch::{self, damaged};
 use crate::keys::Position;
-use crate::log::access::LogAccess;
+use crate::log::access::{LogAccess, Sure};
 use crate::log::claim::SealAnswer;
 use crate::log::errors::TakeoverError;
+use crate::log::open::Near;
 use crate::log::taker::{PromoteWish, TakerCore, TakerWish, promote, promoted};
 use crate::log::types::{Promoted, Promotion, SealSummary, Taken, TakerState};
-use crate::object::{ObjectError, SealKind, decode_header};
+use crate::object::{ObjectError, SealKind, decode_stored_header};
 
 /// How to take over.
 #[derive(Clone, Copy, Debug)]
@@ -30,18 +31,20 @@ impl Default for TakeoverOptions {
 impl LogAccess {
     pub(crate) async fn takeover(&self, state: &TakerState, options: &TakeoverOptions) -> Result<Taken, TakeoverError> {
         let started = Instant::now();
-        let mut core = TakerCore::new(state, self.near_end().await?);
+        let Near { cursor, mut index, .. } = self.near_end().await?;
+        let mut core = TakerCore::new(state, cursor);
         // After a foreign object, absence is believed only when the key has no versions at all.
-        let mut sure = false;
+        let mut sure = Sure::No;
         loop {
             let tail = core.cursor().position();
             let key = self.key(tail);
             match core.wish().map_err(damaged(&key))? {
                 TakerWish::Won(taken) => return Ok(*taken),
                 TakerWish::Walk => core.walked(self.walk(core.cursor().clone(), sure).await?),
+                TakerWish::Look => core.looked(self.look(&mut index, core.cursor().clone()).await?),
                 TakerWish::PutTail(object) => {
                     let answer = self.put_seal(tail, &object).await?;
-                    sure = answer == SealAnswer::Foreign;
+                    sure = if answer == SealAnswer::Foreign { Sure::Yes } else { Sure::No };
                     core.tail_answered(answer);
                 }
                 TakerWish::PutAhead(at, object) => {
@@ -64,27 +67,29 @@ impl LogAccess {
         if let Some(answer) = self.decided(state, taken).await? {
             return answer;
         }
-        let end = self.walk(self.near_end().await?, true).await?;
-        let object = match promote(state, &end, taken, promotion)? {
-            PromoteWish::Done(promoted) => return Ok(promoted),
-            PromoteWish::Put(object) => object,
-        };
-        let at = end.position();
-        if self.put_seal(at, &object).await? == SealAnswer::Mine {
-            let seal = decode_header(&object).map_err(damaged(&self.key(at)))?;
-            return SealSummary::of_object(&seal)
-                .map(|summary| promoted(&summary))
-                .ok_or_else(|| TakeoverError::BadPromotion { reason: "not a seal".into() });
-        }
-        match self.decided(state, taken).await? {
-            Some(answer) => answer,
-            None => Err(TakeoverError::NotYet { attempts: 1 }),
+        let mut lost = 0;
+        loop {
+            // The second time around, the walk from the newest index must meet the promote.
+            let end = self.end().await?;
+            let (at, object) = match promote(state, &end, taken, promotion)? {
+                PromoteWish::Done(promoted) => return Ok(promoted),
+                PromoteWish::Put(at, object) => (at, object),
+            };
+            if self.put_seal(at, &object).await? == SealAnswer::Foreign {
+                if let Some(answer) = self.decided(state, taken).await? {
+                    return answer;
+                }
+                lost += 1;
+            }
+            if lost > 1 {
+                return Err(TakeoverError::NotYet { attempts: lost });
+            }
         }
     }
 
     /// What the one key that decides (the first of the pending epoch) says already. A promote stands there only if
     /// its maker had met its own takeover on a walk.
-    async fn decided(
+    pub(crate) async fn decided(
         &self,
         state: &TakerState,
         taken: &Taken,
@@ -92,7 +97,8 @@ impl LogAccess {
         let at = Position { epoch: taken.epoch, start: taken.sealed };
         let key = self.key(at);
         let Some(object) = fetch::oldest(&*self.store, &key).await? else { return Ok(None) };
-        let decoded = decode_header(&object.bytes).map_err(damaged(&key))?;
+        let decoded = decode_stored_header(&object).map_err(damaged(&key))?;
+        self.facts.trust.check(&decoded).map_err(damaged(&key))?;
         let Some(by) = SealSummary::of_object(&decoded).filter(|by| by.at == at) else {
             let reason = "no seal that belongs here, in an epoch that holds nothing else".to_owned();
             return Err(damaged(&key)(ObjectError::Misplaced { reason }));

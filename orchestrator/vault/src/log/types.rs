@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::Position;
 use crate::object::{Decoded, Hash, Lineage, Nonce, Seal, SealKind, Subject};
+use crate::store::Traffic;
+use crate::trust::{Voucher, WriterPublic};
 
 /// The lineage of the database that was protected first.
 pub const ORIGIN: &str = "origin";
@@ -67,6 +69,9 @@ pub struct SealSummary {
     pub nonce: Nonce,
     /// Who, for people.
     pub by: String,
+    /// The writer key that vouches for it; none when its site has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<WriterPublic>,
     /// Put ahead of the tail.
     pub ahead: bool,
     /// When, by its maker's clock.
@@ -82,6 +87,7 @@ impl SealSummary {
             lineage: seal.lineage.clone(),
             nonce: decoded.header.nonce,
             by: seal.by.clone(),
+            writer: decoded.writer(),
             ahead: seal.ahead,
             created: decoded.header.created,
         }
@@ -147,6 +153,11 @@ pub struct WriterState {
     pub stored_bytes: u64,
     /// PUTs without an answer.
     pub in_flight: usize,
+    /// What was sent to the store by this process, and how it fared.
+    pub traffic: Traffic,
+    /// The claim is old: close the writer and claim anew, as soon as it suits. One that is never renewed counts nothing
+    /// any more after half the lifetime of a chunk.
+    pub renew: bool,
     /// Set once, and then nothing changes any more.
     pub fenced: Option<Fence>,
     /// Why the store does not take chunks at the moment; `None` again when it does.
@@ -210,6 +221,9 @@ pub struct TakerState {
     pub by: String,
     /// When, by the taker's clock.
     pub created: Timestamp,
+    /// By the writer key that the site has now.
+    #[serde(skip)]
+    pub(crate) voucher: Option<Voucher>,
 }
 
 impl std::fmt::Debug for TakerState {

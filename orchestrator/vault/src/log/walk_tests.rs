@@ -12,7 +12,14 @@ fn me(n: u8) -> Incarnation {
 }
 
 fn facts() -> Arc<LogFacts> {
-    Arc::new(LogFacts { database: "db".into(), system_id: SystemId(7), segment_size: SEGMENT, origin: AT })
+    Arc::new(LogFacts {
+        database: "db".into(),
+        system_id: SystemId(7),
+        segment_size: SEGMENT,
+        origin: AT,
+        trust: Trust::anyone(),
+        chunk_life: std::time::Duration::from_secs(7 * 24 * 60 * 60),
+    })
 }
 
 fn first_lineage() -> Lineage {

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use holdfast_wal::{Lsn, TimelineId};
+use jiff::Timestamp;
 
 use crate::keys::Position;
+use crate::log::mutant::{Mutant, on};
 use crate::log::types::{Fence, SealSummary};
 use crate::log::walk::{Cursor, LogFacts};
 use crate::object::{Chunk, Hash, Lineage, Link, Stored, Subject};
@@ -25,7 +27,10 @@ pub struct Cut {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChunkAnswer {
     /// The store says so: 200, or 412 and the whole object there is the very one.
-    Stored,
+    Stored {
+        /// The store's time in that answer; none when it tells none.
+        at: Option<Timestamp>,
+    },
     /// Something else stands there.
     Foreign(Option<Box<SealSummary>>),
 }
@@ -33,7 +38,7 @@ pub enum ChunkAnswer {
 /// The core of a writer: an owner of one epoch.
 ///
 /// Guarantees: [`WriterCore::durable`] is the end of a contiguous run of its own stored chunks; it only grows, and
-/// never after a fence. The same bytes are never cut twice.
+/// never after a fence, nor by an answer that comes half the lifetime of a chunk after its claim. The same bytes are never cut twice.
 #[derive(Debug)]
 pub struct WriterCore {
     facts: Arc<LogFacts>,
@@ -49,6 +54,9 @@ pub struct WriterCore {
     last_stored: Option<Stored>,
     slots: VecDeque<Slot>,
     fence: Option<Fence>,
+    /// Answers from this moment on count for nothing (rule 17).
+    counts_until: Option<Timestamp>,
+    expired: bool,
 }
 
 #[derive(Debug)]
@@ -66,6 +74,9 @@ impl WriterCore {
         won.owner()?;
         let opened_by = won.opened_by()?;
         let start = won.position().start;
+        let claimed = won.opener_stored().map(|opened| won.facts().counts_until(opened));
+        // Nor does a chunk count that is stored when its writer's key has ended.
+        let revoked = opened_by.writer.and_then(|writer| won.facts().trust.entry(writer)?.not_after);
         (opened_by.next_start == start).then(|| WriterCore {
             facts: won.facts().clone(),
             epoch: won.position().epoch,
@@ -78,6 +89,8 @@ impl WriterCore {
             last_stored: None,
             slots: VecDeque::new(),
             fence: None,
+            counts_until: claimed.into_iter().chain(revoked).min(),
+            expired: false,
         })
     }
 
@@ -96,6 +109,11 @@ impl WriterCore {
         self.fence.as_ref()
     }
 
+    /// It slept too long, or its claim was not renewed: nothing counts any more. A new incarnation claims.
+    pub fn expired(&self) -> bool {
+        self.expired
+    }
+
     /// Chunks without a known end.
     pub fn in_flight(&self) -> usize {
         self.slots.iter().filter(|slot| !slot.stored).count()
@@ -103,20 +121,27 @@ impl WriterCore {
 
     /// The key that the next chunk would have, when everything before it is stored.
     pub fn idle_position(&self) -> Option<Position> {
-        let idle = self.slots.is_empty() && self.fence.is_none();
+        let idle = self.slots.is_empty() && self.fence.is_none() && !self.expired;
         idle.then_some(Position { epoch: self.epoch, start: self.next })
     }
 
     /// What to cut of so many bytes on offer. A chunk never crosses a segment boundary (a seal ahead stands there)
-    /// nor a switch of timelines. A stored chunk behind an unknown one keeps its slot, which bounds what a reader or
+    /// nor a switch of timelines, and one that begins inside a stride ends with it: a busy writer of small chunks meets
+    /// a seal ahead soon, one of big chunks is not made to write small ones. Only what reaches to the end of the segment
+    /// may go there at once, because a switch of segments is stored as one. A stored chunk behind an unknown one keeps its slot, which bounds what a reader or
     /// a successor has to look at behind a hole.
     pub fn plan(&self, offered: u64) -> Option<Cut> {
-        if offered == 0 || self.fence.is_some() || self.slots.len() >= self.max_in_flight {
+        if offered == 0 || self.fence.is_some() || self.expired || self.slots.len() >= self.max_in_flight {
             return None;
         }
         let start = self.next;
         let mut end = start.checked_add(offered)?;
-        end = end.min(start.segment_end(self.facts.segment_size));
+        if !on(Mutant::CrossBoundary) {
+            let boundary = start.segment_end(self.facts.segment_size);
+            let stride = start.segment_end(self.facts.stride());
+            let runs_on = end >= boundary || start.segment_offset(self.facts.stride()) == 0;
+            end = if runs_on { end.min(boundary) } else { end.min(stride) };
+        }
         let timeline = self.lineage.history.timeline_at(start);
         if let Some(switch) = self.lineage.history.switch_from(timeline) {
             end = end.min(switch);
@@ -151,11 +176,15 @@ impl WriterCore {
 
     /// A PUT has an end. An unknown one is none: the same bytes are sent again.
     pub fn answered(&mut self, start: Lsn, answer: ChunkAnswer) {
-        if self.fence.is_some() {
+        if self.fence.is_some() || self.expired {
             return;
         }
         match answer {
-            ChunkAnswer::Stored => {
+            // Since then keys of this epoch may have come free, and stored says nothing about the chain.
+            ChunkAnswer::Stored { at } if self.comes_too_late(at) => {
+                self.expired = true;
+            }
+            ChunkAnswer::Stored { .. } => {
                 if let Some(slot) = self.slots.iter_mut().find(|slot| slot.start == start) {
                     slot.stored = true;
                 }
@@ -167,12 +196,51 @@ impl WriterCore {
         }
     }
 
+    fn comes_too_late(&self, at: Option<Timestamp>) -> bool {
+        let late = self.counts_until.is_some_and(|until| at.is_none_or(|at| at >= until));
+        late && !on(Mutant::SleepingWriter)
+    }
+
+    /// A chunk that is cut anew under its key, which a mutant does.
+    #[cfg(test)]
+    pub(crate) fn recut(&mut self, cut: Cut, hash: Hash) {
+        if let Some(slot) = self.slots.back_mut().filter(|slot| slot.start == cut.start) {
+            (slot.end, slot.hash, self.next) = (cut.end, hash, cut.end);
+            self.prev = vec![Link { at: Position { epoch: self.epoch, start: cut.start }, hash }];
+        }
+    }
+
+    /// A writer that goes on where another one was, which a mutant does.
+    #[cfg(test)]
+    pub(crate) fn resumed(at: &Cursor, max_in_flight: usize) -> Option<WriterCore> {
+        let core = WriterCore {
+            facts: at.facts().clone(),
+            epoch: at.position().epoch,
+            lineage: at.lineage().clone(),
+            opened_by: at.opened_by()?.at,
+            max_in_flight,
+            prev: at.prev().to_vec(),
+            next: at.position().start,
+            durable: at.position().start,
+            last_stored: None,
+            slots: VecDeque::new(),
+            fence: None,
+            counts_until: None,
+            expired: false,
+        };
+        at.owner().map(|_| core)
+    }
+
     fn advance(&mut self) {
+        if on(Mutant::FlushOverHole) {
+            let stored = self.slots.iter().filter(|slot| slot.stored).map(|slot| slot.end);
+            self.durable = stored.max().unwrap_or_default().max(self.durable);
+        }
         while self.slots.front().is_some_and(|slot| slot.stored) {
             let Some(slot) = self.slots.pop_front() else { return };
             let link = Link { at: Position { epoch: self.epoch, start: slot.start }, hash: slot.hash };
             self.last_stored = Some(Stored { link, end: slot.end });
-            self.durable = slot.end;
+            self.durable = self.durable.max(slot.end);
         }
     }
 }

@@ -11,10 +11,11 @@ use tokio::task::JoinHandle;
 
 use crate::error::VaultError;
 use crate::fetch::damaged;
-use crate::log::access::LogAccess;
+use crate::log::access::{LogAccess, Sure};
 use crate::log::claim::{ClaimCore, ClaimWish, SealAnswer};
 use crate::log::errors::{AppendError, ClaimError};
 use crate::log::incarnation::Incarnation;
+use crate::log::open::Near;
 use crate::log::storing::Task;
 use crate::log::types::{Attached, ClaimOptions, StoredStretch, WriterLimits, WriterState};
 use crate::log::walk::Cursor;
@@ -44,20 +45,22 @@ impl LogAccess {
     /// Claims the log: walks to its end, checks that the server may write on, and puts a claim there.
     pub(crate) async fn claim(
         &self,
+        me: Incarnation,
         attached: &Attached,
         recipients: &Recipients,
         options: ClaimOptions,
     ) -> Result<LogWriter, ClaimError> {
-        let me = Incarnation::random();
-        let mut core = ClaimCore::new(me.clone(), attached.clone(), options, self.near_end().await?);
+        let Near { cursor, mut index, .. } = self.near_end().await?;
+        let mut core = ClaimCore::new(me.clone(), attached.clone(), options, cursor);
         let won = loop {
             let at = core.cursor().position();
             match core.wish().map_err(damaged(&self.key(at)))? {
-                ClaimWish::Walk => core.walked(self.walk(core.cursor().clone(), true).await?),
+                ClaimWish::Walk => core.walked(self.walk(core.cursor().clone(), Sure::Yes).await?),
                 ClaimWish::Put(object) => {
                     let answer: SealAnswer = self.put_seal(at, &object).await?;
                     core.answered(answer).map_err(damaged(&self.key(at)))?;
                 }
+                ClaimWish::Look(after) => core.looked(self.look(&mut index, *after).await?),
                 ClaimWish::Won(cursor) => break *cursor,
                 ClaimWish::Refused(error) => return Err(error),
             }
@@ -119,8 +122,9 @@ impl LogWriter {
         });
         let initial = WriterState { received: start, durable: start, ..WriterState::default() };
         let (state, receiver) = watch::channel(initial);
+        let renew_at = self.won.opener_stored().map(|opened| self.won.facts().renew_at(opened));
         let task = Task::new(self.access, self.me, core, sealer, shared.clone(), state, limits);
-        let task = tokio::spawn(task.run());
+        let task = tokio::spawn(task.renewed_at(renew_at).run());
         Ok(RunningWriter { shared, state: receiver, task })
     }
 }

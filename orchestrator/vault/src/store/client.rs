@@ -1,12 +1,9 @@
 //! The S3 client: credentials, time-outs, the store's clock, and what its errors mean.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, ProvideCredentials};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -16,12 +13,13 @@ use aws_sdk_s3::config::{
     RuntimeComponents, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use jiff::Timestamp;
 
+use super::credentials;
+use super::tls::Connections;
 use super::{StoreError, StoreErrorKind};
-use crate::config::{CredentialsSource, VaultConfig};
+use crate::config::VaultConfig;
 use crate::error::VaultError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -29,14 +27,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// One request with its answer: 16 MiB at 5 Mbit/s.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long credentials from files are used before they are read again.
-const CREDENTIALS_LIFE: Duration = Duration::from_secs(60);
 
 /// A client for the vault's endpoint. Each request is sent once: the vault must know what is unknown.
 pub(super) fn new(config: &VaultConfig, clock: Arc<StoreClock>) -> Result<Client, VaultError> {
-    let https = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-        .build_https();
+    let connections = Connections::new(config.ca_bundle.as_deref())?;
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
@@ -46,65 +40,18 @@ pub(super) fn new(config: &VaultConfig, clock: Arc<StoreClock>) -> Result<Client
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new(config.region.clone()))
         .force_path_style(true)
-        .http_client(https)
+        .http_client(connections.client())
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .interceptor(DateReader(clock))
-        .credentials_provider(credentials(&config.credentials)?);
+        .credentials_provider(credentials::provider(config, &connections)?);
     if let Some(endpoint) = &config.endpoint {
         builder = builder.endpoint_url(endpoint.as_str().trim_end_matches('/'));
     }
     Ok(Client::from_conf(builder.build()))
-}
-
-fn credentials(source: &CredentialsSource) -> Result<provider::SharedCredentialsProvider, VaultError> {
-    match source {
-        CredentialsSource::Static { access_key_id, secret_access_key } => {
-            let keys = Credentials::new(access_key_id, secret_access_key, None, None, "holdfast");
-            Ok(provider::SharedCredentialsProvider::new(keys))
-        }
-        CredentialsSource::Directory(directory) => {
-            let files = CredentialFiles { directory: directory.clone() };
-            // What is missing is better said now than by the first request.
-            files.read().map_err(|detail| VaultError::BadCredentials { bucket: String::new(), detail })?;
-            Ok(provider::SharedCredentialsProvider::new(files))
-        }
-    }
-}
-
-/// Reads credentials from a mounted Secret, again and again.
-#[derive(Debug)]
-struct CredentialFiles {
-    directory: PathBuf,
-}
-
-impl CredentialFiles {
-    fn read(&self) -> Result<Credentials, String> {
-        let id = read_file(&self.directory.join("AWS_ACCESS_KEY_ID"))?;
-        let secret = read_file(&self.directory.join("AWS_SECRET_ACCESS_KEY"))?;
-        let token = self.directory.join("AWS_SESSION_TOKEN");
-        let token = if token.exists() { Some(read_file(&token)?) } else { None };
-        let expires = SystemTime::now() + CREDENTIALS_LIFE;
-        Ok(Credentials::new(id, secret, token, Some(expires), "holdfast"))
-    }
-}
-
-fn read_file(path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let text = text.trim();
-    if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.to_owned()) }
-}
-
-impl ProvideCredentials for CredentialFiles {
-    fn provide_credentials<'a>(&'a self) -> provider::future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        provider::future::ProvideCredentials::ready(self.read().map_err(CredentialsError::not_loaded))
-    }
 }
 
 /// The store's time, from the Date of its last answer. The local clock is not asked, only how much time passed.
@@ -117,13 +64,19 @@ impl StoreClock {
         date.checked_add(at.elapsed()).ok()
     }
 
+    /// The `Date` of the last answer itself.
+    pub(super) fn date(&self) -> Option<Timestamp> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|(date, _)| date)
+    }
+
     fn set(&self, date: Timestamp) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
     }
 }
 
+/// Reads the `Date` of each answer into a clock.
 #[derive(Debug)]
-struct DateReader(Arc<StoreClock>);
+pub(super) struct DateReader(pub(super) Arc<StoreClock>);
 
 impl Intercept for DateReader {
     fn name(&self) -> &'static str {
@@ -170,7 +123,7 @@ where
     StoreError { kind, operation, target: target.to_owned(), detail }
 }
 
-fn kind_of(status: u16, code: &str) -> StoreErrorKind {
+pub(super) fn kind_of(status: u16, code: &str) -> StoreErrorKind {
     match (status, code) {
         (_, "NoSuchBucket") => StoreErrorKind::NoSuchBucket,
         (
@@ -185,6 +138,7 @@ fn kind_of(status: u16, code: &str) -> StoreErrorKind {
             | "MissingSecurityHeader",
         )
         | (401, _) => StoreErrorKind::Credentials,
+        (_, "RequestTimeTooSkewed") => StoreErrorKind::ClockSkew,
         (_, "SlowDown" | "ServiceUnavailable" | "Throttling" | "TooManyRequests") | (429 | 503, _) => {
             StoreErrorKind::Throttled
         }
@@ -204,8 +158,13 @@ fn kind_of(status: u16, code: &str) -> StoreErrorKind {
 fn transport_kind(error: &(dyn std::error::Error + 'static)) -> StoreErrorKind {
     let mut next = Some(error);
     while let Some(error) = next {
-        if error.is::<CredentialsError>() {
-            return StoreErrorKind::Credentials;
+        match error.downcast_ref() {
+            // Whoever gives the credentials is away: that passes.
+            Some(CredentialsError::ProviderError(_) | CredentialsError::ProviderTimedOut(_)) => {
+                return StoreErrorKind::Unreachable;
+            }
+            Some(_) => return StoreErrorKind::Credentials,
+            None => {}
         }
         next = error.source();
     }
@@ -234,6 +193,7 @@ mod tests {
             (403, "InvalidAccessKeyId", Kind::Credentials),
             (403, "SignatureDoesNotMatch", Kind::Credentials),
             (403, "AccessDenied", Kind::Denied),
+            (403, "RequestTimeTooSkewed", Kind::ClockSkew),
             (503, "SlowDown", Kind::Throttled),
             (500, "InternalError", Kind::Unreachable),
             (409, "ConditionalRequestConflict", Kind::Unreachable),

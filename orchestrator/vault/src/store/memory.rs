@@ -13,8 +13,11 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use super::{
-    BucketFacts, Created, Entry, ListRequest, Listing, Object, Retention, Store, StoreError, StoreErrorKind, Version,
+    Answer, BucketFacts, Created, Entry, Forbidden, LifecycleFacts, ListRequest, ListedVersion, Listing, Lock, Object,
+    Retention, Store, StoreError, StoreErrorKind, Version, VersionsMarker, VersionsPage, VersionsRequest,
 };
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How often requests go wrong, each from 0 to 1.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +30,8 @@ pub struct Toxics {
     pub duplicate: f64,
     /// The longest delay before the effect and before the answer.
     pub delay: Duration,
+    /// What each request takes at least.
+    pub latency: Duration,
 }
 
 /// A store in memory.
@@ -42,7 +47,12 @@ struct State {
     requests: u64,
     away: bool,
     facts: BucketFacts,
+    /// The store's clock: it stands still unless it is moved.
+    now: Timestamp,
+    /// How long chunks, and how long all else is locked.
+    locks: (Duration, Duration),
     enforce_lock: bool,
+    shorten_locks: bool,
     honour_condition: bool,
 }
 
@@ -52,6 +62,10 @@ struct Stored {
     /// None: a delete marker.
     bytes: Option<Bytes>,
     at: Timestamp,
+    /// Until when it is locked.
+    until: Option<Timestamp>,
+    /// Locked in COMPLIANCE mode; else in GOVERNANCE.
+    compliance: bool,
 }
 
 impl fmt::Debug for MemoryStore {
@@ -78,7 +92,10 @@ impl MemoryStore {
             requests: 0,
             away: false,
             facts,
+            now: Timestamp::UNIX_EPOCH,
+            locks: (7 * DAY, 90 * DAY),
             enforce_lock: true,
+            shorten_locks: false,
             honour_condition: true,
         };
         MemoryStore { state: Mutex::new(state) }
@@ -109,9 +126,26 @@ impl MemoryStore {
         self.state().enforce_lock = enforce;
     }
 
+    /// A store that locks for half of what it is asked for.
+    pub fn set_shortened_locks(&self, shorten: bool) {
+        self.state().shorten_locks = shorten;
+    }
+
     /// A store that ignores `If-None-Match`.
     pub fn set_honour_condition(&self, honour: bool) {
         self.state().honour_condition = honour;
+    }
+
+    /// Moves the store's clock on.
+    pub fn advance(&self, by: Duration) {
+        let mut state = self.state();
+        state.now = state.now.saturating_add(by).unwrap_or(Timestamp::MAX);
+        state.facts.now = Some(state.now);
+    }
+
+    /// For how long chunks ([`Lock::Short`]) and all else ([`Lock::Long`]) are locked from now on.
+    pub fn set_locks(&self, short: Duration, long: Duration) {
+        self.state().locks = (short, long);
     }
 
     /// Requests so far.
@@ -127,12 +161,12 @@ impl MemoryStore {
 
     /// What an attacker with the right to delete does.
     pub fn put_delete_marker(&self, key: &str) {
-        self.push(key, None);
+        self.state().push(key, None, None);
     }
 
     /// What an attacker with the right to write does: no condition.
     pub fn overwrite(&self, key: &str, bytes: Bytes) {
-        self.push(key, Some(bytes));
+        self.state().push(key, Some(bytes), None);
     }
 
     /// What a bad disk does.
@@ -145,10 +179,6 @@ impl MemoryStore {
             change(&mut changed);
             last.bytes = Some(changed.into());
         }
-    }
-
-    fn push(&self, key: &str, bytes: Option<Bytes>) {
-        self.state().push(key, bytes);
     }
 
     /// Runs a request: away, lost, delayed, done, answer lost.
@@ -194,14 +224,20 @@ fn unreachable(operation: &'static str, key: &str) -> StoreError {
 impl State {
     fn delay(&mut self) -> Duration {
         if self.toxics.delay.is_zero() {
-            return Duration::ZERO;
+            return self.toxics.latency / 2;
         }
-        self.toxics.delay.mul_f64(self.rng.random_range(0.0..1.0))
+        self.toxics.latency / 2 + self.toxics.delay.mul_f64(self.rng.random_range(0.0..1.0))
     }
 
-    fn push(&mut self, key: &str, bytes: Option<Bytes>) {
+    fn push(&mut self, key: &str, bytes: Option<Bytes>, lock: Option<Lock>) {
         self.next_version += 1;
-        let stored = Stored { id: format!("v{}", self.next_version), bytes, at: Timestamp::UNIX_EPOCH };
+        let until = lock.map(|lock| match lock {
+            Lock::Short => self.locks.0,
+            Lock::Long => self.locks.1,
+        });
+        let until = until.map(|long| if self.shorten_locks { long / 2 } else { long });
+        let until = until.map(|long| self.now.saturating_add(long).unwrap_or(Timestamp::MAX));
+        let stored = Stored { id: format!("v{}", self.next_version), bytes, at: self.now, until, compliance: true };
         self.keys.entry(key.to_owned()).or_default().push(stored);
     }
 
@@ -209,12 +245,107 @@ impl State {
         self.keys.get(key)?.last().filter(|stored| stored.bytes.is_some())
     }
 
-    fn create(&mut self, key: &str, body: &Bytes) -> Created {
+    fn create(&mut self, key: &str, body: &Bytes, lock: Lock) -> Created {
         if self.honour_condition && self.newest(key).is_some() {
             return Created::Exists;
         }
-        self.push(key, Some(body.clone()));
-        Created::Stored
+        self.push(key, Some(body.clone()), Some(lock));
+        Created::Stored { at: Some(self.now) }
+    }
+
+    fn delete_version(&mut self, key: &str, id: &str) -> bool {
+        let (enforced, now) = (self.enforce_lock, self.now);
+        let Some(versions) = self.keys.get_mut(key) else { return true };
+        let locked = |v: &Stored| v.id == id && v.until.is_some_and(|until| until > now);
+        if enforced && versions.iter().any(locked) {
+            return false;
+        }
+        versions.retain(|v| v.id != id);
+        if versions.is_empty() {
+            self.keys.remove(key);
+        }
+        true
+    }
+
+    fn extend(&mut self, key: &str, id: &str, until: Timestamp) -> Result<(), StoreError> {
+        let refused = |kind, detail: &str| {
+            let detail = detail.to_owned();
+            Err(StoreError { kind, operation: "PutObjectRetention", target: key.to_owned(), detail })
+        };
+        let versions = self.keys.get_mut(key);
+        let version = versions.and_then(|versions| versions.iter_mut().find(|v| v.id == id && v.bytes.is_some()));
+        match version {
+            None => refused(StoreErrorKind::Other, "NoSuchVersion"),
+            Some(version) if self.enforce_lock && version.until.is_some_and(|now| now > until) => {
+                refused(StoreErrorKind::Denied, "a COMPLIANCE lock can only grow")
+            }
+            Some(version) => {
+                version.until = Some(until);
+                Ok(())
+            }
+        }
+    }
+
+    /// A store that enforces its locks refuses what S3 refuses, and every change of the bucket's settings.
+    fn forbidden(&mut self, request: &Forbidden<'_>) -> Answer {
+        let refused = |said: &str| Answer::Refused { said: said.to_owned() };
+        match request {
+            Forbidden::DeleteVersion { key, id }
+            | Forbidden::DeleteBatch { key, id }
+            | Forbidden::BypassGovernance { key, id } => {
+                if self.delete_version(key, id) {
+                    Answer::accepted()
+                } else {
+                    refused("403 AccessDenied")
+                }
+            }
+            Forbidden::Retain { key, id, until, compliance } => {
+                if self.enforce_lock {
+                    return refused("403 AccessDenied");
+                }
+                let versions = self.keys.get_mut(*key).into_iter().flatten();
+                for version in versions.filter(|version| version.id == *id) {
+                    (version.until, version.compliance) = (Some(*until), *compliance);
+                }
+                Answer::accepted()
+            }
+            Forbidden::PutUnlocked { key, body } => {
+                self.push(key, Some(body.clone()), None);
+                Answer::accepted()
+            }
+            Forbidden::Hide { key } => {
+                self.push(key, None, None);
+                Answer::accepted()
+            }
+            _ if self.enforce_lock => refused("403 AccessDenied"),
+            _ => Answer::accepted(),
+        }
+    }
+
+    fn list_versions(&self, request: &VersionsRequest<'_>) -> VersionsPage {
+        let mut page = VersionsPage::default();
+        for (key, versions) in self.keys.range(request.prefix.to_owned()..) {
+            if !key.starts_with(request.prefix) {
+                break;
+            }
+            if request.after.is_some_and(|after| *key <= after.key) {
+                continue;
+            }
+            if !page.versions.is_empty() && page.versions.len() + versions.len() > request.limit {
+                page.next = page.versions.last().map(|last| VersionsMarker { key: last.key.clone(), id: None });
+                break;
+            }
+            let last = versions.len().saturating_sub(1);
+            page.versions.extend(versions.iter().enumerate().map(|(n, v)| ListedVersion {
+                key: key.clone(),
+                id: v.id.clone(),
+                is_delete_marker: v.bytes.is_none(),
+                is_latest: n == last,
+                size: v.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+                last_modified: Some(v.at),
+            }));
+        }
+        page
     }
 
     fn list(&self, request: &ListRequest<'_>) -> Listing {
@@ -236,7 +367,10 @@ impl State {
                         listing.folders.push(folder);
                     }
                 }
-                None => listing.entries.push(Entry { key: key.clone(), size: bytes.len() as u64 }),
+                None => {
+                    let last_modified = versions.last().map(|newest| newest.at);
+                    listing.entries.push(Entry { key: key.clone(), size: bytes.len() as u64, last_modified });
+                }
             }
         }
         listing
@@ -255,14 +389,14 @@ fn object(stored: &Stored, front: Option<u64>) -> Option<Object> {
 }
 
 impl Store for MemoryStore {
-    fn create<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<Created, StoreError>> {
+    fn create<'a>(&'a self, key: &'a str, body: Bytes, lock: Lock) -> BoxFuture<'a, Result<Created, StoreError>> {
         async move {
             self.request("PutObject", key, |state| {
                 let twice = state.toxics.duplicate;
-                let created = state.create(key, &body);
+                let created = state.create(key, &body, lock);
                 if state.rng.random_bool(twice) {
                     // Either answer may come back.
-                    return state.create(key, &body);
+                    return state.create(key, &body, lock);
                 }
                 created
             })
@@ -299,25 +433,46 @@ impl Store for MemoryStore {
     }
 
     fn retention<'a>(&'a self, key: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Retention>, StoreError>> {
-        let until = Timestamp::UNIX_EPOCH + Duration::from_secs(24 * 60 * 60);
         let find = move |state: &mut State| {
-            let there = state.keys.get(key)?.iter().any(|v| v.id == id);
-            there.then_some(Retention { compliance: true, until })
+            let version = state.keys.get(key)?.iter().find(|v| v.id == id)?;
+            Some(Retention { compliance: version.compliance, until: version.until? })
         };
         self.request("HeadObject", key, find).boxed()
     }
 
     fn try_delete_version<'a>(&'a self, key: &'a str, id: &'a str) -> BoxFuture<'a, Result<bool, StoreError>> {
-        let delete = move |state: &mut State| {
-            if state.enforce_lock {
-                return false;
-            }
-            if let Some(versions) = state.keys.get_mut(key) {
-                versions.retain(|v| v.id != id);
-            }
-            true
-        };
-        self.request("DeleteObject", key, delete).boxed()
+        self.request("DeleteObject", key, move |state| state.delete_version(key, id)).boxed()
+    }
+
+    fn extend_retention<'a>(
+        &'a self,
+        key: &'a str,
+        id: &'a str,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let extend = self.request("PutObjectRetention", key, move |state| state.extend(key, id, until));
+        async move { extend.await? }.boxed()
+    }
+
+    fn list_versions<'a>(&'a self, request: VersionsRequest<'a>) -> BoxFuture<'a, Result<VersionsPage, StoreError>> {
+        self.request("ListObjectVersions", request.prefix, move |state| state.list_versions(&request)).boxed()
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        Some(self.state().now)
+    }
+
+    fn lock_length(&self, lock: Lock) -> Option<Duration> {
+        let (short, long) = self.state().locks;
+        Some(if lock == Lock::Short { short } else { long })
+    }
+
+    fn forbidden<'a>(&'a self, request: Forbidden<'a>) -> BoxFuture<'a, Result<Answer, StoreError>> {
+        self.request("LockProbe", "", move |state| state.forbidden(&request)).boxed()
+    }
+
+    fn lifecycle(&self) -> BoxFuture<'_, Result<Option<LifecycleFacts>, StoreError>> {
+        self.request("GetBucketLifecycleConfiguration", "", |_| Some(LifecycleFacts::default())).boxed()
     }
 
     fn bucket(&self) -> BoxFuture<'_, Result<BucketFacts, StoreError>> {

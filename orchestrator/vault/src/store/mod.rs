@@ -1,25 +1,55 @@
 //! What the vault needs of a store, and the stores there are.
 
 mod client;
+mod credentials;
+mod forbidden;
+mod hedge;
+mod http;
 mod memory;
 mod s3;
+mod s3_forbidden;
+mod tls;
+mod url;
+mod web_identity;
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 
+pub use forbidden::{Answer, Forbidden};
 pub use memory::{MemoryStore, Toxics};
 pub use s3::S3Store;
+pub use url::UrlStore;
 
 /// What became of a create-if-absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
     /// It is stored, now, by this request.
-    Stored,
+    Stored {
+        /// The store's `Date` in this very answer; none when the store tells no time.
+        at: Option<Timestamp>,
+    },
     /// Something stands there already; whether it is the same only a GET tells.
     Exists,
+}
+
+impl Created {
+    /// Whether this request stored it.
+    pub fn is_stored(self) -> bool {
+        matches!(self, Created::Stored { .. })
+    }
+}
+
+/// For how long a new object is locked, from the store's present time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lock {
+    /// The vault's retention of chunks: segments take their place.
+    Short,
+    /// The vault's retention.
+    Long,
 }
 
 /// An object, or the front of one.
@@ -53,6 +83,54 @@ pub struct Entry {
     pub key: String,
     /// The bytes of its newest version.
     pub size: u64,
+    /// When the store made that version, by the store's clock.
+    pub last_modified: Option<Timestamp>,
+}
+
+/// What versions to list.
+#[derive(Clone, Debug)]
+pub struct VersionsRequest<'a> {
+    /// Only keys that begin so.
+    pub prefix: &'a str,
+    /// Where the page before ended ([`VersionsPage::next`]); none for the first page.
+    pub after: Option<&'a VersionsMarker>,
+    /// At most this many (the store may give fewer).
+    pub limit: usize,
+}
+
+/// Where a page of versions ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionsMarker {
+    /// The last key.
+    pub key: String,
+    /// Its last version on that page; none when the store gave none.
+    pub id: Option<String>,
+}
+
+/// A version in a listing of versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedVersion {
+    /// The key.
+    pub key: String,
+    /// The version's id.
+    pub id: String,
+    /// Whether it is a delete marker.
+    pub is_delete_marker: bool,
+    /// Whether it is the newest of its key.
+    pub is_latest: bool,
+    /// Its bytes; 0 for a delete marker.
+    pub size: u64,
+    /// When the store made it, by the store's clock.
+    pub last_modified: Option<Timestamp>,
+}
+
+/// A page of versions, in the order of their keys; the versions of one key in no order that can be relied on.
+#[derive(Clone, Debug, Default)]
+pub struct VersionsPage {
+    /// The versions.
+    pub versions: Vec<ListedVersion>,
+    /// Where to go on; none after the last page.
+    pub next: Option<VersionsMarker>,
 }
 
 /// What to list.
@@ -99,11 +177,44 @@ pub struct BucketFacts {
     pub now: Option<Timestamp>,
 }
 
+/// What a client sent and what came of it, since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// PUTs, each counted once.
+    pub puts: u64,
+    /// PUTs that were sent a second time because the answer took too long.
+    pub hedged: u64,
+    /// Of these, the ones that the second request answered.
+    pub hedges_won: u64,
+    /// PUTs that failed.
+    pub failed: u64,
+    /// Of these, the ones at which the store asked to slow down.
+    pub throttled: u64,
+}
+
+/// What is to know of a bucket's lifecycle rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LifecycleFacts {
+    /// The names of the rules in force that expire objects or versions.
+    pub expiring: Vec<String>,
+}
+
 /// A store of objects: S3, as far as the vault needs it. Each request is sent once; who asks decides on retries.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Creates an object if the key is free, locked for the vault's retention. An error that is not permanent means
-    /// that it is unknown whether it is stored: send the same bytes again.
-    fn create<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<Created, StoreError>>;
+    /// Creates an object if the key is free, locked in COMPLIANCE mode for so long. An error that is not permanent
+    /// means that it is unknown whether it is stored: send the same bytes again.
+    fn create<'a>(&'a self, key: &'a str, body: Bytes, lock: Lock) -> BoxFuture<'a, Result<Created, StoreError>>;
+    /// Creates an object that was made elsewhere, `stored` being when its first store made it (the store keeps that time
+    /// where it can).
+    fn create_copy<'a>(
+        &'a self,
+        key: &'a str,
+        body: Bytes,
+        stored: Option<Timestamp>,
+    ) -> BoxFuture<'a, Result<Created, StoreError>> {
+        let _ = stored;
+        self.create(key, body, Lock::Long)
+    }
     /// Reads the newest version, whole; `None` when the key is absent or hidden by a delete marker.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Object>, StoreError>>;
     /// Reads the first bytes of the newest version.
@@ -116,10 +227,54 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn list<'a>(&'a self, request: ListRequest<'a>) -> BoxFuture<'a, Result<Listing, StoreError>>;
     /// How a version is locked; `None` when it is not.
     fn retention<'a>(&'a self, key: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Retention>, StoreError>>;
-    /// Tries to delete a version. `Ok(true)`: deleted, `Ok(false)`: refused. Only the lock probe does this.
+    /// Tries to delete a version. `Ok(true)`: deleted, `Ok(false)`: refused. Only the lock probe and the janitor do
+    /// this; there is no way to ask for a delete marker.
     fn try_delete_version<'a>(&'a self, key: &'a str, id: &'a str) -> BoxFuture<'a, Result<bool, StoreError>>;
+    /// Locks a version in COMPLIANCE mode until then. It can only make a lock longer: a store refuses the rest.
+    fn extend_retention<'a>(
+        &'a self,
+        key: &'a str,
+        id: &'a str,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let _ = (id, until);
+        unsupported("PutObjectRetention", key)
+    }
+    /// A page of all versions below a prefix, delete markers included. A hint, as every listing.
+    fn list_versions<'a>(&'a self, request: VersionsRequest<'a>) -> BoxFuture<'a, Result<VersionsPage, StoreError>> {
+        unsupported("ListObjectVersions", request.prefix)
+    }
+    /// The store's time by its last answer; none before the first, or when it tells no time.
+    fn now(&self) -> Option<Timestamp> {
+        None
+    }
+    /// For how long the store locks what is created so; none when it locks nothing.
+    fn lock_length(&self, lock: Lock) -> Option<Duration> {
+        let _ = lock;
+        None
+    }
+    /// Sends one request of the lock probe. An error says nothing about what is allowed.
+    fn forbidden<'a>(&'a self, request: Forbidden<'a>) -> BoxFuture<'a, Result<Answer, StoreError>> {
+        let _ = request;
+        unsupported("LockProbe", "")
+    }
+    /// The bucket's lifecycle rules; `None` when the credentials may not read them.
+    fn lifecycle(&self) -> BoxFuture<'_, Result<Option<LifecycleFacts>, StoreError>> {
+        unsupported("GetBucketLifecycleConfiguration", "")
+    }
+    /// What was sent so far.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
     /// The bucket's settings.
     fn bucket(&self) -> BoxFuture<'_, Result<BucketFacts, StoreError>>;
+}
+
+/// For what a store cannot do at all.
+fn unsupported<'a, T: Send + 'a>(operation: &'static str, key: &str) -> BoxFuture<'a, Result<T, StoreError>> {
+    let (kind, detail) = (StoreErrorKind::Other, "this kind of store cannot do that".to_owned());
+    let error = StoreError { kind, operation, target: key.to_owned(), detail };
+    Box::pin(std::future::ready(Err(error)))
 }
 
 /// What kind of failure, which says what to do.
@@ -133,6 +288,8 @@ pub enum StoreErrorKind {
     Denied,
     /// No answer, or one that says try again: whether it was done is unknown.
     Unreachable,
+    /// The local clock is too far from the store's: the store refuses every request.
+    ClockSkew,
     /// The store asks to slow down.
     Throttled,
     /// The answer does not fit the request: cut short, or other bytes than it says.
@@ -148,6 +305,7 @@ impl fmt::Display for StoreErrorKind {
             Self::NoSuchBucket => "there is no such bucket",
             Self::Denied => "access denied",
             Self::Unreachable => "no usable answer from the store",
+            Self::ClockSkew => "this machine's clock is too far from the store's",
             Self::Throttled => "the store asks to slow down",
             Self::Damaged => "a damaged answer",
             Self::Other => "refused",
@@ -183,6 +341,7 @@ impl StoreError {
                 "create the bucket with versioning and Object Lock enabled, or correct the name in the Vault"
             }
             StoreErrorKind::Denied => "grant these credentials this operation on the vault's prefix",
+            StoreErrorKind::ClockSkew => "synchronise this machine's clock (NTP), or the store's",
             StoreErrorKind::Unreachable => "check the endpoint and the network; it is tried again",
             StoreErrorKind::Throttled => "nothing: it is tried again more slowly",
             StoreErrorKind::Damaged => "nothing: it is tried again; if it stays, look at the store and the network",

@@ -1,24 +1,29 @@
 //! S3, by the AWS SDK.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled, ObjectLockMode, ObjectLockRetentionMode};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, ObjectLockEnabled, ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode,
+};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::client::{self, StoreClock, store_error};
+use super::client::{self, DateReader, StoreClock, store_error};
+use super::hedge::Hedger;
 use super::{
-    BucketFacts, Created, Entry, ListRequest, Listing, Object, Retention, Store, StoreError, StoreErrorKind, Version,
+    Answer, BucketFacts, Created, Entry, Forbidden, LifecycleFacts, ListRequest, ListedVersion, Listing, Lock, Object,
+    Retention, Store, StoreError, StoreErrorKind, Traffic, Version, VersionsMarker, VersionsPage, VersionsRequest,
 };
 use crate::config::VaultConfig;
 use crate::error::VaultError;
@@ -29,10 +34,14 @@ const MAX_OBJECT_LEN: u64 = MAX_BODY_LEN + MAX_HEADER_LEN as u64 + 1024;
 
 /// A bucket in S3.
 pub struct S3Store {
-    client: Client,
-    bucket: String,
+    pub(super) client: Client,
+    pub(super) bucket: String,
     retention: Duration,
+    chunk_retention: Duration,
     clock: Arc<StoreClock>,
+    hedger: Hedger,
+    /// The same for reads, whose times are others.
+    reads: Hedger,
 }
 
 impl fmt::Debug for S3Store {
@@ -41,7 +50,7 @@ impl fmt::Debug for S3Store {
     }
 }
 
-type Outcome<T, E> = Result<T, SdkError<E, HttpResponse>>;
+pub(super) type Outcome<T, E> = Result<T, SdkError<E, HttpResponse>>;
 
 impl S3Store {
     /// Prepares the access; sends no request.
@@ -56,6 +65,9 @@ impl S3Store {
         if !(1..=36_500).contains(&config.retention_days) {
             return bad("the retention is not between 1 day and 100 years");
         }
+        if config.chunk_retention_days == 0 {
+            return bad("the retention of chunks is not at least 1 day");
+        }
         let clock = Arc::<StoreClock>::default();
         let client = client::new(&config, clock.clone()).map_err(|error| match error {
             VaultError::BadCredentials { detail, .. } => {
@@ -63,53 +75,97 @@ impl S3Store {
             }
             other => other,
         })?;
-        let retention = config.retention();
-        Ok(S3Store { client, bucket: config.bucket, retention, clock })
+        let (retention, chunk_retention) = (config.retention(), config.chunk_retention());
+        Ok(S3Store {
+            client,
+            bucket: config.bucket,
+            retention,
+            chunk_retention,
+            clock,
+            hedger: Hedger::default(),
+            reads: Hedger::default(),
+        })
     }
 
-    fn target(&self, key: &str) -> String {
+    pub(super) fn target(&self, key: &str) -> String {
         format!("{}/{key}", self.bucket)
     }
 
-    fn failed<T, E>(&self, operation: &'static str, key: &str, outcome: Outcome<T, E>) -> Result<T, StoreError>
+    pub(super) fn failed<T, E>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        outcome: Outcome<T, E>,
+    ) -> Result<T, StoreError>
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         outcome.map_err(|error| store_error(operation, &self.target(key), error))
     }
 
-    fn error(&self, kind: StoreErrorKind, operation: &'static str, key: &str, detail: &str) -> StoreError {
+    pub(super) fn error(&self, kind: StoreErrorKind, operation: &'static str, key: &str, detail: &str) -> StoreError {
         StoreError { kind, operation, target: self.target(key), detail: detail.to_owned() }
     }
 
     /// Until when to lock what is created now. The store's clock decides; without an answer yet, it is asked.
-    async fn retain_until(&self) -> Result<DateTime, StoreError> {
+    async fn retain_until(&self, lock: Lock) -> Result<DateTime, StoreError> {
         if self.clock.now().is_none() {
-            self.head_bucket().await?;
+            self.versioning().await?;
         }
-        let none = || self.error(StoreErrorKind::Other, "HeadBucket", "", "the store's answers carry no Date");
+        let none = || self.error(StoreErrorKind::Other, "GetBucketVersioning", "", "the store's answers carry no Date");
         let now = self.clock.now().ok_or_else(none)?;
+        let retention = self.length_of(lock);
         // Rounded up: stores keep whole seconds.
-        let seconds = now.as_second() + 1 + self.retention.as_secs().min(i64::MAX as u64 / 2) as i64;
+        let seconds = now.as_second() + 1 + retention.as_secs().min(i64::MAX as u64 / 2) as i64;
         Ok(DateTime::from_secs(seconds))
     }
 
-    async fn head_bucket(&self) -> Result<(), StoreError> {
-        let outcome = self.client.head_bucket().bucket(&self.bucket).send().await;
-        let error = match self.failed("HeadBucket", "", outcome) {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        // An answer to HEAD has no body that could say more: a listing of nothing has.
-        let listed = self.client.list_objects_v2().bucket(&self.bucket).max_keys(1).send().await;
-        self.failed("ListObjectsV2", "", listed).map(|_| ()).map_err(|said| match said.kind {
-            StoreErrorKind::Unreachable => error,
-            _ => said,
-        })
+    fn length_of(&self, lock: Lock) -> Duration {
+        match lock {
+            Lock::Short => self.chunk_retention,
+            Lock::Long => self.retention,
+        }
     }
 
-    async fn put(&self, key: &str, body: Bytes) -> Result<Created, StoreError> {
-        let until = self.retain_until().await?;
+    /// Whether the bucket is versioned. Asked of the bucket itself, not of a listing or by HEAD, because a role that is
+    /// bound to its own prefix may ask this alone; the answer tells the store's time, and an error says what is wrong.
+    async fn versioning(&self) -> Result<bool, StoreError> {
+        let outcome = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
+        let versioning = self.failed("GetBucketVersioning", "", outcome)?;
+        Ok(versioning.status() == Some(&BucketVersioningStatus::Enabled))
+    }
+
+    /// Sends a PUT, and when its answer takes too long the same once more on another connection. The first answer that
+    /// says something counts; which of the two stored the object is the same, their bytes are.
+    async fn put(&self, key: &str, body: Bytes, lock: Lock) -> Result<Created, StoreError> {
+        let until = self.retain_until(lock).await?;
+        let (len, began) = (body.len(), Instant::now());
+        let wait = self.hedger.begin(len);
+        let mut first = pin!(self.put_once(key, body.clone(), until));
+        let early = match wait {
+            None => Some(first.as_mut().await),
+            Some(wait) => tokio::time::timeout(wait, first.as_mut()).await.ok(),
+        };
+        let (outcome, by_the_second) = match early {
+            Some(outcome) => (outcome, false),
+            None if !self.hedger.take(Instant::now()) => (first.await, false),
+            None => match select(first, pin!(self.put_once(key, body, until))).await {
+                Either::Left((Ok(created), _)) => (Ok(created), false),
+                Either::Right((Ok(created), _)) => (Ok(created), true),
+                Either::Left((Err(_), second)) => (second.await, true),
+                Either::Right((Err(_), first)) => (first.await, false),
+            },
+        };
+        match &outcome {
+            Ok(_) => self.hedger.answered(len, began.elapsed(), by_the_second),
+            Err(error) => self.hedger.failed(error.kind == StoreErrorKind::Throttled, Instant::now()),
+        }
+        outcome
+    }
+
+    async fn put_once(&self, key: &str, body: Bytes, until: DateTime) -> Result<Created, StoreError> {
+        // Of this very answer: others come in at the same time.
+        let date = Arc::<StoreClock>::default();
         let request = self
             .client
             .put_object()
@@ -120,15 +176,49 @@ impl S3Store {
             .object_lock_mode(ObjectLockMode::Compliance)
             .object_lock_retain_until_date(until)
             .content_type("application/octet-stream")
-            .body(ByteStream::from(body));
+            .body(ByteStream::from(body))
+            .customize()
+            .interceptor(DateReader(date.clone()));
         match request.send().await {
-            Ok(_) => Ok(Created::Stored),
+            Ok(_) => Ok(Created::Stored { at: date.date() }),
             Err(SdkError::ServiceError(service)) if service.raw().status().as_u16() == 412 => Ok(Created::Exists),
             Err(error) => Err(store_error("PutObject", &self.target(key), error)),
         }
     }
 
+    /// Reads, and when the answer takes too long asks once more on another connection: the first answer counts.
     async fn read(&self, key: &str, version: Option<&str>, front: Option<u64>) -> Result<Option<Object>, StoreError> {
+        // How long a whole object is, only the answer tells.
+        let (len, began) = (front.map_or(usize::MAX, |front| front as usize), Instant::now());
+        let wait = self.reads.begin(len);
+        let mut first = pin!(self.read_once(key, version, front));
+        let early = match wait {
+            None => Some(first.as_mut().await),
+            Some(wait) => tokio::time::timeout(wait, first.as_mut()).await.ok(),
+        };
+        let (outcome, by_the_second) = match early {
+            Some(outcome) => (outcome, false),
+            None if !self.reads.take(Instant::now()) => (first.await, false),
+            None => match select(first, pin!(self.read_once(key, version, front))).await {
+                Either::Left((Ok(object), _)) => (Ok(object), false),
+                Either::Right((Ok(object), _)) => (Ok(object), true),
+                Either::Left((Err(_), second)) => (second.await, true),
+                Either::Right((Err(_), first)) => (first.await, false),
+            },
+        };
+        match &outcome {
+            Ok(_) => self.reads.answered(len, began.elapsed(), by_the_second),
+            Err(error) => self.reads.failed(error.kind == StoreErrorKind::Throttled, Instant::now()),
+        }
+        outcome
+    }
+
+    async fn read_once(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        front: Option<u64>,
+    ) -> Result<Option<Object>, StoreError> {
         let range = front.map(|len| format!("bytes=0-{}", len.max(1) - 1));
         let request = self.client.get_object().bucket(&self.bucket).key(key);
         let request = request.set_version_id(version.map(str::to_owned)).set_range(range);
@@ -193,6 +283,62 @@ impl S3Store {
         Ok(versions)
     }
 
+    async fn versions_page(&self, request: VersionsRequest<'_>) -> Result<VersionsPage, StoreError> {
+        let limit = i32::try_from(request.limit.min(1000)).unwrap_or(1000);
+        let mut list = self.client.list_object_versions().bucket(&self.bucket).prefix(request.prefix).max_keys(limit);
+        if let Some(after) = request.after {
+            list = list.key_marker(&after.key).set_version_id_marker(after.id.clone());
+        }
+        let output = self.failed("ListObjectVersions", request.prefix, list.send().await)?;
+        let seconds = |at: Option<&DateTime>| at.and_then(|at| Timestamp::from_second(at.secs()).ok());
+        let id = |id: Option<&str>| id.unwrap_or("null").to_owned();
+        let real = output.versions().iter().filter_map(|v| {
+            Some(ListedVersion {
+                key: v.key()?.to_owned(),
+                id: id(v.version_id()),
+                is_delete_marker: false,
+                is_latest: v.is_latest() == Some(true),
+                size: u64::try_from(v.size().unwrap_or_default()).unwrap_or_default(),
+                last_modified: seconds(v.last_modified()),
+            })
+        });
+        let markers = output.delete_markers().iter().filter_map(|m| {
+            Some(ListedVersion {
+                key: m.key()?.to_owned(),
+                id: id(m.version_id()),
+                is_delete_marker: true,
+                is_latest: m.is_latest() == Some(true),
+                size: 0,
+                last_modified: seconds(m.last_modified()),
+            })
+        });
+        let mut versions: Vec<ListedVersion> = real.chain(markers).collect();
+        versions.sort_by(|a, b| a.key.cmp(&b.key));
+        let marker = || {
+            let (key, id) = (output.next_key_marker(), output.next_version_id_marker());
+            let id = id.filter(|id| !id.is_empty()).map(str::to_owned);
+            match (key, versions.last()) {
+                (Some(key), _) => Some(VersionsMarker { key: key.to_owned(), id }),
+                (None, Some(last)) => Some(VersionsMarker { key: last.key.clone(), id: None }),
+                (None, None) => None,
+            }
+        };
+        let next = if output.is_truncated() == Some(true) { marker() } else { None };
+        Ok(VersionsPage { versions, next })
+    }
+
+    async fn lock_until(&self, key: &str, id: &str, until: Timestamp) -> Result<(), StoreError> {
+        // Rounded up: stores keep whole seconds.
+        let seconds = until.as_second() + i64::from(until.subsec_nanosecond() > 0);
+        let retention = ObjectLockRetention::builder()
+            .mode(ObjectLockRetentionMode::Compliance)
+            .retain_until_date(DateTime::from_secs(seconds))
+            .build();
+        let request = self.client.put_object_retention().bucket(&self.bucket).key(key).version_id(id);
+        let outcome = request.retention(retention).send().await;
+        self.failed("PutObjectRetention", key, outcome).map(|_| ())
+    }
+
     async fn page(&self, request: ListRequest<'_>) -> Result<Listing, StoreError> {
         let limit = i32::try_from(request.limit.min(1000)).unwrap_or(1000);
         let mut list = self.client.list_objects_v2().bucket(&self.bucket).prefix(request.prefix).max_keys(limit);
@@ -205,11 +351,14 @@ impl S3Store {
         let outcome = list.send().await;
         let output = self.failed("ListObjectsV2", request.prefix, outcome)?;
         let size = |size: Option<i64>| u64::try_from(size.unwrap_or_default()).unwrap_or_default();
-        let entries = output.contents().iter().filter_map(|o| Some((o.key()?, size(o.size()))));
-        let entries = entries.filter(|(key, _)| *key > request.after);
+        let seconds = |at: Option<&DateTime>| at.and_then(|at| Timestamp::from_second(at.secs()).ok());
+        let entries = output.contents().iter().filter_map(|object| {
+            let (size, last_modified) = (size(object.size()), seconds(object.last_modified()));
+            Some(Entry { key: object.key()?.to_owned(), size, last_modified })
+        });
         let folders = output.common_prefixes().iter().filter_map(|p| p.prefix());
         Ok(Listing {
-            entries: entries.map(|(key, size)| Entry { key: key.to_owned(), size }).collect(),
+            entries: entries.filter(|entry| entry.key.as_str() > request.after).collect(),
             folders: folders.filter(|folder| *folder > request.after).map(str::to_owned).collect(),
             more: output.is_truncated() == Some(true),
         })
@@ -220,7 +369,10 @@ impl S3Store {
         let output = match request.send().await {
             Ok(output) => output,
             Err(SdkError::ServiceError(service))
-                if matches!(service.err().code(), Some("NoSuchObjectLockConfiguration" | "NoSuchKey")) =>
+                if matches!(
+                    service.err().code(),
+                    Some("NoSuchObjectLockConfiguration" | "ObjectLockConfigurationNotFoundError" | "NoSuchKey")
+                ) =>
             {
                 return Ok(None);
             }
@@ -242,9 +394,7 @@ impl S3Store {
     }
 
     async fn facts(&self) -> Result<BucketFacts, StoreError> {
-        self.head_bucket().await?;
-        let outcome = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
-        let versioning = self.failed("GetBucketVersioning", "", outcome)?;
+        let versioning = self.versioning().await?;
         let lock = self.client.get_object_lock_configuration().bucket(&self.bucket).send().await;
         let object_lock = match lock {
             Ok(output) => {
@@ -258,7 +408,6 @@ impl S3Store {
             }
             Err(error) => return Err(store_error("GetObjectLockConfiguration", &self.target(""), error)),
         };
-        let versioning = versioning.status() == Some(&BucketVersioningStatus::Enabled);
         Ok(BucketFacts { versioning, object_lock, now: self.clock.now() })
     }
 }
@@ -274,8 +423,8 @@ fn total_of_range(range: &str) -> Option<u64> {
 }
 
 impl Store for S3Store {
-    fn create<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<Created, StoreError>> {
-        self.put(key, body).boxed()
+    fn create<'a>(&'a self, key: &'a str, body: Bytes, lock: Lock) -> BoxFuture<'a, Result<Created, StoreError>> {
+        self.put(key, body, lock).boxed()
     }
 
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Object>, StoreError>> {
@@ -304,6 +453,39 @@ impl Store for S3Store {
 
     fn try_delete_version<'a>(&'a self, key: &'a str, id: &'a str) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.delete_refused(key, id).boxed()
+    }
+
+    fn extend_retention<'a>(
+        &'a self,
+        key: &'a str,
+        id: &'a str,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.lock_until(key, id, until).boxed()
+    }
+
+    fn list_versions<'a>(&'a self, request: VersionsRequest<'a>) -> BoxFuture<'a, Result<VersionsPage, StoreError>> {
+        self.versions_page(request).boxed()
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        self.clock.now()
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.hedger.traffic()
+    }
+
+    fn lock_length(&self, lock: Lock) -> Option<Duration> {
+        Some(self.length_of(lock))
+    }
+
+    fn forbidden<'a>(&'a self, request: Forbidden<'a>) -> BoxFuture<'a, Result<Answer, StoreError>> {
+        self.attempt_forbidden(request).boxed()
+    }
+
+    fn lifecycle(&self) -> BoxFuture<'_, Result<Option<LifecycleFacts>, StoreError>> {
+        self.lifecycle_facts().boxed()
     }
 
     fn bucket(&self) -> BoxFuture<'_, Result<BucketFacts, StoreError>> {

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
+use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::{
     Attached, ClaimError, ClaimOptions, DatabaseVault, Identities, Identity, LogReader, LogWriter, ReadEvent,
     ReadOptions, Recipients, RunningWriter, Vault, WriterLimits, generate_identity,
@@ -120,4 +123,24 @@ pub async fn read_until(reader: &mut LogReader, from: Lsn, upto: Lsn) -> Vec<u8>
     }
     read.truncate((upto.0 - from.0) as usize);
     read
+}
+
+/// A client that is not the vault's.
+pub fn s3_client(server: &SeaweedFS) -> Client {
+    let keys = Credentials::new(server.access_key(), server.secret_key(), None, None, "test");
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new("us-east-1"))
+        .endpoint_url(server.endpoint())
+        .force_path_style(true)
+        .credentials_provider(keys)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build();
+    Client::from_conf(config)
+}
+
+/// Makes a bucket with Object Lock.
+pub async fn create_bucket(server: &SeaweedFS, bucket: &str) {
+    let create = s3_client(server).create_bucket().bucket(bucket).object_lock_enabled_for_bucket(true);
+    create.send().await.unwrap();
 }

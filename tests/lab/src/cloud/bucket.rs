@@ -11,6 +11,7 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+use serde_json::json;
 
 use crate::cloud::damage;
 use crate::error::{LabError, Result};
@@ -44,7 +45,8 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    pub(crate) fn new(endpoint: &str, name: &str, credentials: &Credentials) -> Self {
+    /// A bucket of any S3 server, addressed by path. It need not exist.
+    pub fn new(endpoint: &str, name: &str, credentials: &Credentials) -> Self {
         let keys = AwsCredentials::new(&credentials.access_key, &credentials.secret_key, None, None, "holdfast-lab");
         let http = aws_smithy_http_client::Builder::new().build_http();
         let timeouts = TimeoutConfig::builder()
@@ -106,6 +108,25 @@ impl Bucket {
                 .await
                 .map_err(|error| self.failed("could not switch on versioning", &error))?;
         }
+        Ok(())
+    }
+
+    /// Puts a policy: these users change no setting of the bucket, as a vault's bucket must have it.
+    pub async fn deny_settings(&self, users: impl IntoIterator<Item = &'static str>) -> Result<()> {
+        let arn = format!("arn:aws:s3:::{}", self.name);
+        let deny = |user| {
+            json!({
+                "Sid": format!("Settings{user}"),
+                "Effect": "Deny",
+                "Principal": { "AWS": format!("arn:aws:iam::000000000000:user/{user}") },
+                "Action": ["s3:PutLifecycleConfiguration", "s3:PutBucketVersioning", "s3:PutBucketPolicy"],
+                "Resource": [arn],
+            })
+        };
+        let statements: Vec<_> = users.into_iter().map(deny).collect();
+        let policy = json!({ "Version": "2012-10-17", "Statement": statements });
+        let put = self.client.put_bucket_policy().bucket(&self.name).policy(policy.to_string());
+        put.send().await.map_err(|error| self.failed("could not put the policy", &error))?;
         Ok(())
     }
 

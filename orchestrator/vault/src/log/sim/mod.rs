@@ -1,51 +1,58 @@
-//! A small seeded simulation of the log: the cores that ship, over a store whose requests are delayed, lost and
-//! done twice, with writers and takers that crash and linger. Every step checks the invariants. A wrong variant of a
-//! rule must be found, or the simulation proves nothing.
+//! A seeded simulation of the log: the code that ships (cores and drivers) over a store whose requests are delayed,
+//! lost, done twice and reordered, take effect after their sender died, and whose answers get lost; with writers,
+//! takers, standbys and archivers that crash, sleep and come back as zombies, listings that are stale, local clocks
+//! that say anything, delete markers, and a janitor. Every step checks the invariants. Every rule left out must be
+//! found (`mutants`), or the simulation proves nothing.
+//!
+//! A seed that fails prints the test that repeats it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use holdfast_wal::history::TimelineHistory;
 use holdfast_wal::{Lsn, SystemId, TimelineId};
+use jiff::Timestamp;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use crate::keys::Position;
-use crate::log::claim::{ClaimCore, ClaimWish, SealAnswer};
-use crate::log::incarnation::{Incarnation, now};
-use crate::log::taker::{PromoteWish, TakerCore, TakerWish, promote};
-use crate::log::types::{Attached, ClaimOptions, ORIGIN, Promotion, SealSummary, Taken, TakerState};
-use crate::log::walk::{Cursor, LogFacts, Met};
-use crate::log::writer::{ChunkAnswer, WriterCore};
-use crate::object::{BodyInfo, Decoded, Encoding, Hash, Lineage, Link, Nonce, Subject, decode_header, encode_header};
+use self::reader::Reader;
+use self::store::SimStore;
+use self::truth::Truth;
+use crate::error::VaultError;
+use crate::keys::{Keys, Position};
+use crate::log::access::LogAccess;
+use crate::log::claim::ClaimCore;
+use crate::log::incarnation::Incarnation;
+use crate::log::index::StoredIndex;
+use crate::log::mutant::{Mutant, leave_out, on};
+use crate::log::taker::TakerCore;
+use crate::log::types::{ORIGIN, Taken, TakerState};
+use crate::log::walk::LogFacts;
+use crate::log::writer::WriterCore;
+use crate::object::{Hash, Lineage, Link, Nonce, known};
+use crate::store::Created;
+use crate::trust::Trust;
 
-mod actors;
+mod archiver;
+mod mutants;
+mod progress;
+mod reader;
+mod store;
+mod takers;
+mod truth;
+mod writers;
 
 const SEGMENT: u64 = 8;
 const RECORD: u64 = 4;
 const START: u64 = 16;
-const STEPS: usize = 160;
-
-/// A rule left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mutant {
-    None,
-    /// 412 counts as stored.
-    FlushOnExists,
-    /// The end of the last stored chunk counts, whatever lies before it.
-    FlushOverHole,
-    /// A seal ahead counts when it is stored.
-    AheadCounts,
-    /// The standby opens on its takeover alone.
-    NoPromote,
-    /// A writer claims whatever the lineage.
-    AnyLineage,
-    /// A walk begins at any chunk.
-    BeginAtChunk,
-    /// The reader goes on in an epoch that a seal has ended.
-    ReadPastSeal,
-}
+const STEPS: usize = 200;
+/// The lifetime of a chunk, in seconds of the store's clock. A claim is renewed, and a reader looks for the newest index,
+/// after an eighth of it; for that long an index must stand before what it covers is deleted.
+const LIFE: i64 = 800;
+const DAY: i64 = LIFE / 8;
 
 /// A PostgreSQL: its history, and a tag for each byte of WAL, which tells who wrote it.
 #[derive(Clone)]
@@ -57,7 +64,7 @@ struct Instance {
 }
 
 enum Phase {
-    Claiming(Box<ClaimCore>),
+    Claiming(Box<ClaimCore>, Box<Option<StoredIndex>>),
     Writing(Box<WriterCore>),
     Over,
 }
@@ -66,6 +73,8 @@ struct Writer {
     me: Incarnation,
     instance: usize,
     phase: Phase,
+    /// The epoch that it owns.
+    epoch: u64,
     /// The bytes of each chunk that has no answer yet.
     sent: BTreeMap<Lsn, Bytes>,
 }
@@ -73,6 +82,10 @@ struct Writer {
 struct Taker {
     state: TakerState,
     core: TakerCore,
+    /// The index that its last walk began at.
+    index: Option<StoredIndex>,
+    /// The standby that it would promote, and that standby's life.
+    standby: (usize, u32),
     taken: Option<Taken>,
     promote: Option<(Position, Bytes)>,
     over: bool,
@@ -82,30 +95,36 @@ struct Taker {
 enum Actor {
     Writer(usize),
     Taker(usize),
+    Archiver,
 }
 
+/// A request on its way.
 #[derive(Clone)]
 struct Put {
     from: Actor,
     at: Position,
+    key: String,
     bytes: Bytes,
 }
 
 struct World {
     rng: Xoshiro256PlusPlus,
-    mutant: Mutant,
-    facts: Arc<LogFacts>,
-    store: BTreeMap<Position, (Bytes, Decoded)>,
+    store: Arc<SimStore>,
+    access: LogAccess,
+    /// Time passes in leaps, and chunks are deleted.
+    expiry: bool,
+    /// Chunks that are on no chain are deleted too, when they are old: worse than the janitor.
+    hostile: bool,
     net: Vec<Put>,
-    answers: Vec<(Put, bool)>,
+    answers: Vec<(Put, Created)>,
     instances: Vec<Instance>,
     writers: Vec<Writer>,
     takers: Vec<Taker>,
+    standbys: Vec<Reader>,
     owners: BTreeMap<u64, Nonce>,
-    /// WAL that was acknowledged to a client, by content.
-    acknowledged: Vec<Vec<u8>>,
-    /// Cursor, and what was served up to it.
-    reader: (Cursor, Vec<u8>),
+    /// What segments hold up to the place that an index names, by the digest of the index.
+    archives: BTreeMap<Hash, Vec<u8>>,
+    truth: Truth,
     stats: Stats,
 }
 
@@ -118,35 +137,61 @@ struct Stats {
     reclaimed: usize,
     switched: usize,
     cut: usize,
+    indexed: usize,
+    deleted: usize,
+    marked: usize,
+    expired: usize,
+    waited: usize,
+    restored: usize,
 }
 
 type Check = Result<(), String>;
 
+/// What a driver gives. The store answers at once, so nothing ever waits.
+fn done<T, E: std::fmt::Display>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    future.now_or_never().expect("the store of the simulation answers at once")
+}
+
+fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
 impl World {
-    fn new(seed: u64, mutant: Mutant) -> World {
+    fn new(seed: u64) -> World {
+        let rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let facts = Arc::new(LogFacts {
             database: "db".into(),
             system_id: SystemId(1),
             segment_size: SEGMENT,
             origin: Lsn(START),
+            trust: Trust::anyone(),
+            chunk_life: Duration::from_secs(LIFE as u64),
         });
+        let store = Arc::new(SimStore::default());
+        store.advance(LIFE * 10);
+        let at = Position { epoch: 0, start: facts.origin };
+        let lineage = Lineage::new(ORIGIN, &TimelineHistory::initial(TimelineId(1)));
+        let genesis = (lineage, Link { at, hash: Hash::of(b"identity") });
+        let access = LogAccess { store: store.clone(), keys: Keys::new("").database("db"), facts, genesis };
         let wal = vec![0; START as usize];
         let history = TimelineHistory::initial(TimelineId(1));
         let first = Instance { id: ORIGIN.into(), history, wal: wal.clone(), tag: 1 };
-        let reader = (genesis(&facts), wal);
+        let standbys = (0..2).map(|_| Reader::new(access.genesis(), wal.clone())).collect();
         World {
-            rng: Xoshiro256PlusPlus::seed_from_u64(seed),
-            mutant,
-            facts,
-            store: BTreeMap::new(),
+            rng,
+            store,
+            expiry: seed % 2 == 1,
+            hostile: seed % 4 == 3,
             net: Vec::new(),
             answers: Vec::new(),
             instances: vec![first],
             writers: Vec::new(),
             takers: Vec::new(),
+            standbys,
             owners: BTreeMap::new(),
-            acknowledged: Vec::new(),
-            reader,
+            archives: BTreeMap::new(),
+            truth: Truth::new(access.genesis(), wal),
+            access,
             stats: Stats::default(),
         }
     }
@@ -159,60 +204,42 @@ impl World {
         (len > 0).then(|| self.rng.random_range(0..len))
     }
 
+    /// A local clock may say anything: nothing is decided by it.
+    fn clock(&mut self) -> Timestamp {
+        Timestamp::from_second(self.rng.random_range(0..4_000_000_000)).unwrap()
+    }
+
     fn incarnation(&mut self) -> Incarnation {
-        Incarnation::new(Nonce(self.rng.random()), &self.rng.random(), Some(now()))
-    }
-
-    /// From the beginning to the first absent key: the truth. An object that does not fit is a broken chain.
-    fn walk(&self, mut cursor: Cursor, mut log: Vec<u8>) -> Result<(Cursor, Vec<u8>), String> {
-        while let Some((bytes, decoded)) = self.store.get(&cursor.position()) {
-            let met = cursor.apply(decoded).map_err(|e| format!("chain broken at {}: {e}", cursor.position()))?;
-            take(&mut log, &met, bytes, decoded);
-        }
-        Ok((cursor, log))
-    }
-
-    fn truth(&self) -> Result<(Cursor, Vec<u8>), String> {
-        self.walk(genesis(&self.facts), vec![0; START as usize])
-    }
-
-    /// A place to begin as the driver finds it: by any stored object, or the beginning.
-    fn begin(&mut self) -> Cursor {
-        let keys: Vec<Position> = self.store.keys().copied().collect();
-        for _ in 0..3 {
-            let Some(index) = self.pick(keys.len()) else { break };
-            let (_, decoded) = &self.store[&keys[index]];
-            let cursor = match &decoded.header.subject {
-                Subject::Seal(_) => Cursor::after_seal(self.facts.clone(), decoded).ok(),
-                Subject::Chunk(chunk) => self.store.get(&chunk.opened_by).and_then(|(_, seal)| {
-                    let mut shown = decoded.clone();
-                    if let (Mutant::BeginAtChunk, Subject::Chunk(chunk)) = (self.mutant, &mut shown.header.subject) {
-                        let link = chunk.prev[0];
-                        let inside = link.at.epoch == chunk.epoch;
-                        chunk.stored = inside.then_some(crate::object::Stored { link, end: chunk.start });
-                    }
-                    Cursor::before_chunk(self.facts.clone(), &shown, seal).ok()
-                }),
-                _ => None,
-            };
-            if let Some(cursor) = cursor {
-                return cursor;
-            }
-        }
-        genesis(&self.facts)
+        let created = self.clock();
+        Incarnation::new(Nonce(self.rng.random()), &self.rng.random(), Some(created))
     }
 
     fn step(&mut self) -> Check {
-        match self.rng.random_range(0..100) {
-            0..35 => self.deliver(),
-            35..55 => self.answer(),
-            55..80 => self.writer(),
-            80..92 => self.taker(),
-            92..96 => self.read(),
-            96..98 => self.local_switch(),
-            _ => self.crash(),
+        self.store.advance(self.rng.random_range(0..4));
+        let unlisted = if self.chance(30) { self.rng.random_range(0..12) } else { 0 };
+        self.store.set_unlisted(unlisted);
+        if self.expiry && self.chance(6) {
+            self.expire()?;
+            return self.check();
+        }
+        match self.rng.random_range(0..1000) {
+            0..330 => self.deliver(),
+            330..530 => self.answer(),
+            530..750 => self.writer(),
+            750..860 => self.taker(),
+            860..915 => self.read(),
+            915..935 => self.local_switch(),
+            935..955 => self.crash(),
+            955..965 => self.mark(),
+            965..980 => self.archive(),
+            _ => self.read(),
         }?;
         self.check()
+    }
+
+    fn send(&mut self, from: Actor, at: Position, bytes: Bytes) {
+        let key = self.access.key(at);
+        self.net.push(Put { from, at, key, bytes });
     }
 
     fn deliver(&mut self) -> Check {
@@ -221,53 +248,28 @@ impl World {
         if !self.chance(10) {
             self.net.swap_remove(index);
         }
-        if self.chance(15) {
+        if self.chance(12) {
             return Ok(()); // Lost.
         }
-        let stored = !self.store.contains_key(&put.at);
-        if stored {
-            let decoded = decode_header(&put.bytes).map_err(|e| e.to_string())?;
-            self.store.insert(put.at, (put.bytes.clone(), decoded));
+        let Some(created) = self.store.put(&put.key, &put.bytes) else { return Ok(()) };
+        if put.from == Actor::Archiver {
+            return if created.is_stored() { self.indexed(&put) } else { Ok(()) };
         }
-        if !self.chance(15) {
-            self.answers.push((put, stored));
+        if !self.chance(12) {
+            self.answers.push((put, created));
         }
         Ok(())
     }
 
-    /// An answer comes back, however late; after 412 the sender looks at what stands there.
+    /// An answer comes back, however late; what a refused one means, its sender finds out only now.
     fn answer(&mut self) -> Check {
         let Some(index) = self.pick(self.answers.len()) else { return Ok(()) };
-        let (put, stored) = self.answers.swap_remove(index);
-        let there = self.store.get(&put.at).ok_or("answered and not stored")?;
-        let mine = stored || there.0 == put.bytes;
-        let by = SealSummary::of_object(&there.1).map(Box::new);
+        let (put, created) = self.answers.swap_remove(index);
         match put.from {
-            Actor::Writer(index) => self.answer_writer(index, &put, mine, by),
-            Actor::Taker(index) => self.answer_taker(index, &put, mine),
+            Actor::Writer(index) => self.answer_writer(index, &put, created),
+            Actor::Taker(index) => self.answer_taker(index, &put, created),
+            Actor::Archiver => Ok(()),
         }
-    }
-
-    fn read(&mut self) -> Check {
-        let (cursor, log) = &mut self.reader;
-        let before = cursor.position();
-        if let Some((bytes, decoded)) = self.store.get(&before) {
-            let met = cursor.apply(decoded).map_err(|e| format!("reader: {e}"))?;
-            let had = log.len();
-            take(log, &met, bytes, decoded);
-            self.stats.cut += usize::from(log.len() < had);
-            if let (Mutant::ReadPastSeal, Met::Seal(_)) = (self.mutant, &met) {
-                let late = self.store.iter().find(|(at, _)| at.epoch == before.epoch && at.start > before.start);
-                if let Some((at, (bytes, decoded))) = late
-                    && let Subject::Chunk(chunk) = &decoded.header.subject
-                {
-                    log.resize(at.start.0 as usize, 0);
-                    let (start, end, timeline) = (chunk.start, chunk.end, chunk.timeline);
-                    take(log, &Met::Chunk { start, end, timeline }, bytes, decoded);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Somebody promotes a copy of a primary beside it: the same instance id, another timeline.
@@ -298,123 +300,138 @@ impl World {
             if let Some(index) = self.pick(self.writers.len()) {
                 self.writers[index].phase = Phase::Over;
             }
-        } else if let Some(index) = self.pick(self.takers.len()) {
-            let cursor = self.begin();
-            let core = TakerCore::new(&self.takers[index].state, cursor);
+        } else if let Some(index) = self.pick(self.takers.len())
+            && self.takers[index].taken.is_none()
+        {
+            let Some(near) = self.near_end()? else { return Ok(()) };
             let taker = &mut self.takers[index];
-            if taker.taken.is_none() {
-                taker.core = core;
-            }
+            (taker.core, taker.index) = (TakerCore::new(&taker.state, near.cursor), near.index);
         }
         Ok(())
+    }
+
+    /// An attacker who may delete hides what is on the chain.
+    fn mark(&mut self) -> Check {
+        let keys = self.store.keys();
+        if let Some(index) = self.pick(keys.len()) {
+            self.store.hide(&keys[index]);
+            self.stats.marked += 1;
+        }
+        Ok(())
+    }
+
+    /// A driver's answer; `None` when it says to wait until the log is indexed.
+    fn unless_waiting<T>(&mut self, result: Result<T, VaultError>) -> Result<Option<T>, String> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(VaultError::NotIndexed { .. }) => {
+                self.stats.waited += 1;
+                Ok(None)
+            }
+            Err(error) => Err(told(error)),
+        }
+    }
+
+    fn near_end(&mut self) -> Result<Option<crate::log::open::Near>, String> {
+        let near = done(self.access.near_end());
+        self.unless_waiting(near)
     }
 
     fn check(&mut self) -> Check {
-        let (end, log) = self.truth()?;
-        for acknowledged in &self.acknowledged {
-            if !log.starts_with(acknowledged) {
-                return Err(format!("acknowledged up to {} and not in the log: {log:?}", acknowledged.len()));
-            }
+        self.truth.advance(&self.access, &self.store, self.hostile)?;
+        self.truth.check()?;
+        // That mutant is to be found by what it opens with.
+        for standby in self.standbys.iter().filter(|_| !on(Mutant::ReplayedCut)) {
+            self.truth.check_served(&standby.cursor, &standby.log)?;
         }
-        // Only the longest of each is looked at again.
-        self.acknowledged.sort();
-        self.acknowledged.dedup_by(|longer, shorter| {
-            longer.starts_with(shorter) && {
-                *shorter = longer.clone();
-                true
-            }
-        });
-        // What was served is the log so far, or a part of it that a declared cut will end.
-        let (cursor, served) = &self.reader;
-        let (again, rest) = self.walk(cursor.clone(), served.clone())?;
-        if again.position() != end.position() || rest != log {
-            return Err(format!("served {served:?}, and the log is {log:?}"));
-        }
-        self.stats.reclaimed += usize::from(end.opened_by().is_some_and(|seal| {
-            let before = seal.at;
-            self.store.iter().any(|(at, (_, d))| {
-                at.epoch + 1 == before.epoch
-                    && at.start == before.start
-                    && SealSummary::of_object(d).is_some_and(|s| s.kind == crate::SealKind::Takeover)
-                    && seal.kind == crate::SealKind::Claim
-            })
-        }));
         Ok(())
     }
 }
 
-fn genesis(facts: &Arc<LogFacts>) -> Cursor {
-    let lineage = Lineage::new(ORIGIN, &TimelineHistory::initial(TimelineId(1)));
-    let at = Position { epoch: 0, start: facts.origin };
-    Cursor::genesis(facts.clone(), lineage, Link { at, hash: Hash::of(b"identity") })
-}
-
-/// The log after an object.
-fn take(log: &mut Vec<u8>, met: &Met, bytes: &Bytes, decoded: &Decoded) {
-    match met {
-        Met::Chunk { .. } => log.extend_from_slice(&bytes[decoded.body_at..]),
-        Met::Seal(seal) => log.truncate(seal.next_start.0 as usize),
-    }
-}
-
-fn run(seed: u64, mutant: Mutant) -> (Stats, Check) {
-    let mut world = World::new(seed, mutant);
+/// One seed, from its beginning to the first thing that is wrong.
+fn run(seed: u64, mutant: Option<Mutant>) -> (Stats, Check) {
+    leave_out(mutant);
+    known::begin();
+    let mut world = World::new(seed);
+    let mut result = Ok(());
     for step in 0..STEPS {
         if let Err(error) = world.step() {
-            return (world.stats, Err(format!("seed {seed}, step {step}: {error}")));
+            result = Err(format!("step {step}: {error}"));
+            break;
         }
     }
-    (world.stats, Ok(()))
+    leave_out(None);
+    world.stats.cut = world.truth.cuts;
+    world.stats.reclaimed = world.truth.reclaimed;
+    (world.stats, result)
+}
+
+/// What a failing seed prints.
+fn again(seed: u64, error: &str) -> String {
+    format!("{error}\nrepeat it with: #[test] fn seed_{seed}() {{ repeat({seed}) }}")
+}
+
+/// Runs one seed and says what is wrong.
+#[allow(dead_code, reason = "for a seed that failed")]
+fn repeat(seed: u64) {
+    if let Err(error) = run(seed, None).1 {
+        panic!("{}", again(seed, &error));
+    }
 }
 
 fn seeds() -> u64 {
-    std::env::var("HOLDFAST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(1500)
+    std::env::var("HOLDFAST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(20_000)
 }
 
 #[test]
 fn the_rules_hold() {
-    let mut total = Stats::default();
+    let (mut total, began) = (Stats::default(), std::time::Instant::now());
     for seed in 0..seeds() {
-        let (stats, check) = run(seed, Mutant::None);
+        let (stats, check) = run(seed, None);
         if let Err(error) = check {
-            panic!("{error}");
+            panic!("{}", again(seed, &error));
         }
-        total.promoted += stats.promoted;
-        total.acknowledged += stats.acknowledged;
-        total.fenced += stats.fenced;
-        total.ahead_won += stats.ahead_won;
-        total.reclaimed += stats.reclaimed;
-        total.switched += stats.switched;
-        total.cut += stats.cut;
+        total.add(&stats);
     }
-    println!("{total:?}");
+    println!("{} seeds in {:?}: {total:?}", seeds(), began.elapsed());
     // A simulation in which nothing happens holds too.
-    for (what, count) in [
-        ("promoted", total.promoted),
-        ("acknowledged", total.acknowledged),
-        ("fenced", total.fenced),
-        ("won by a seal ahead", total.ahead_won),
-        ("reclaimed", total.reclaimed),
-        ("switched", total.switched),
-        ("cut", total.cut),
-    ] {
+    for (what, count) in total.each() {
         assert!(count > 0, "never {what}");
     }
 }
 
-#[test]
-fn every_rule_left_out_is_found() {
-    for mutant in [
-        Mutant::FlushOnExists,
-        Mutant::FlushOverHole,
-        Mutant::AheadCounts,
-        Mutant::NoPromote,
-        Mutant::AnyLineage,
-        Mutant::BeginAtChunk,
-        Mutant::ReadPastSeal,
-    ] {
-        let found = (0..seeds() * 10).find_map(|seed| run(seed, mutant).1.err());
-        println!("{mutant:?}: {}", found.as_deref().unwrap_or("not found"));
-        assert!(found.is_some(), "{mutant:?} was not found");
+impl Stats {
+    fn each(&self) -> [(&'static str, usize); 13] {
+        [
+            ("promoted", self.promoted),
+            ("acknowledged", self.acknowledged),
+            ("fenced", self.fenced),
+            ("won by a seal ahead", self.ahead_won),
+            ("reclaimed", self.reclaimed),
+            ("switched", self.switched),
+            ("cut", self.cut),
+            ("indexed", self.indexed),
+            ("deleted", self.deleted),
+            ("hidden by a delete marker", self.marked),
+            ("an answer too late", self.expired),
+            ("waited for an index", self.waited),
+            ("read from segments", self.restored),
+        ]
+    }
+
+    fn add(&mut self, other: &Stats) {
+        self.promoted += other.promoted;
+        self.acknowledged += other.acknowledged;
+        self.fenced += other.fenced;
+        self.ahead_won += other.ahead_won;
+        self.reclaimed += other.reclaimed;
+        self.switched += other.switched;
+        self.cut += other.cut;
+        self.indexed += other.indexed;
+        self.deleted += other.deleted;
+        self.marked += other.marked;
+        self.expired += other.expired;
+        self.waited += other.waited;
+        self.restored += other.restored;
     }
 }

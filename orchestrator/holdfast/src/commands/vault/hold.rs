@@ -1,0 +1,108 @@
+//! `holdfast vault hold`: makes locks longer.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use holdfast_vault::Vault;
+use holdfast_vault::hold::Held;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use super::{Failed, Output, Printed, Where, print_json, progress};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Lock every object for longer, at once: when an attack is suspected, so that nothing expires while it is looked into.
+///
+/// A lock can only be made longer, by anybody, and nobody can take it back: the storage is paid for until then. Run again
+/// it goes on where it was. Needs the right s3:PutObjectRetention.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  holdfast vault hold --days 180 --vault hospital -n hospital\n  \
+    holdfast vault hold --until 2027-06-30 --database registration --bucket vault --credentials /etc/holdfast/s3\n  \
+    holdfast vault hold --rolling --vault hospital -n hospital")]
+pub(crate) struct Hold {
+    /// Lock until the end of this day (UTC).
+    #[arg(long, value_name = "DATE", conflicts_with_all = ["days", "rolling"], required_unless_present_any = ["days", "rolling"])]
+    until: Option<Date>,
+    /// Lock for so many days from now, by the store's clock.
+    #[arg(long, value_name = "DAYS", conflicts_with = "rolling", value_parser = clap::value_parser!(u32).range(1..=36500))]
+    days: Option<u32>,
+    /// Lock only what a recovery with the newest base backup needs, for the vault's retention. What archivers do daily.
+    #[arg(long)]
+    rolling: bool,
+    /// Only this database.
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+}
+
+impl Hold {
+    pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
+        let vault = place.open().await?;
+        let held = match self.rolling {
+            true => self.roll(&vault, place.config().await?.retention()).await?,
+            false => self.extend(&vault, place.output).await?,
+        };
+        match place.output {
+            Output::Json => print_json(&held)?,
+            Output::Table => print(&held),
+        }
+        if held.failed > 0 { Err(Printed.into()) } else { Ok(()) }
+    }
+
+    async fn extend(&self, vault: &Vault, output: Output) -> anyhow::Result<Held> {
+        let now = vault.store_time().await?;
+        let until = self.until(now)?;
+        let path = self.database.as_ref().map(|name| format!("db/{name}/")).unwrap_or_default();
+        let bar = progress(output, None, "locking");
+        let say = |looked: u64, extended: u64| {
+            bar.set_position(looked);
+            bar.set_message(format!("{extended} made longer"));
+        };
+        let held = vault.hold(&path, until, &say).await?;
+        bar.finish_and_clear();
+        Ok(held)
+    }
+
+    fn until(&self, now: Timestamp) -> anyhow::Result<Timestamp> {
+        if let Some(days) = self.days {
+            return now.checked_add(DAY * days).context("that is too far away");
+        }
+        let date = self.until.context("neither a date nor days")?;
+        let end = date.tomorrow()?.to_zoned(TimeZone::UTC)?.timestamp();
+        if end <= now {
+            let what = format!("{date} is over by the store's clock ({now})");
+            return Err(Failed::new(what, "--until", "give a day to come").into());
+        }
+        Ok(end)
+    }
+
+    async fn roll(&self, vault: &Vault, keep: Duration) -> anyhow::Result<Held> {
+        let names = match &self.database {
+            Some(name) => vec![name.clone()],
+            None => vault.databases().await?,
+        };
+        let mut all = Held::default();
+        for name in names {
+            let held = vault.database(&name)?.hold_recovery(keep).await?;
+            all.until = all.until.into_iter().chain(held.until).min();
+            (all.extended, all.already, all.failed) =
+                (all.extended + held.extended, all.already + held.already, all.failed + held.failed);
+            all.failures.extend(held.failures);
+        }
+        Ok(all)
+    }
+}
+
+fn print(held: &Held) {
+    let until = held.until.map(|until| until.to_string()).unwrap_or_default();
+    println!("{} locks made longer, {} were long enough; all hold until {until} at least", held.extended, held.already);
+    if held.failed > 0 {
+        held.failures.iter().for_each(|failure| println!("not locked: {failure}"));
+        println!(
+            "{} could not be locked. What to do: use credentials with s3:PutObjectRetention, and run it again",
+            held.failed
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! `holdfast vault`: what a person does with a vault. One file a subcommand.
+
+mod check;
+mod compact;
+mod copy;
+mod cost;
+mod hold;
+mod janitor;
+mod ls;
+mod output;
+mod place;
+mod show;
+mod verify;
+
+use clap::{Args, Subcommand};
+
+pub(crate) use output::{Failed, Output, Printed, Table, bytes_text, print_json, progress, report};
+pub(crate) use place::Where;
+
+/// Look into a vault, check it, copy it.
+///
+/// Which vault: a Vault object of the current cluster (`--vault NAME -n NAMESPACE`), a bucket (`--bucket`, with
+/// credentials from a folder or from the environment), or any other store (`--store URL`, such as a copy in a folder).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  holdfast vault ls --vault hospital -n hospital\n  \
+    holdfast vault ls --bucket vault --endpoint https://s3.example.org --credentials /etc/holdfast/s3\n  \
+    holdfast vault ls --store file:///mnt/copy -o json")]
+pub(crate) struct Vault {
+    #[command(flatten)]
+    place: Where,
+    #[command(subcommand)]
+    command: VaultCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum VaultCommand {
+    Check(check::Check),
+    Compact(compact::Compact),
+    Cost(cost::Cost),
+    Hold(hold::Hold),
+    Janitor(janitor::Janitor),
+    Copy(copy::Copy),
+    Ls(ls::Ls),
+    Show(show::Show),
+    Verify(verify::Verify),
+}
+
+impl Vault {
+    /// Runs one subcommand to its end. A failure is printed here, as text or as JSON.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let output = self.place.output;
+        let result = match self.command {
+            VaultCommand::Check(check) => check.run(&self.place).await,
+            VaultCommand::Compact(compact) => compact.run(&self.place).await,
+            VaultCommand::Cost(cost) => cost.run(&self.place).await,
+            VaultCommand::Hold(hold) => hold.run(&self.place).await,
+            VaultCommand::Janitor(janitor) => janitor.run(&self.place).await,
+            VaultCommand::Copy(copy) => copy.run(&self.place).await,
+            VaultCommand::Ls(ls) => ls.run(&self.place).await,
+            VaultCommand::Show(show) => show.run(&self.place).await,
+            VaultCommand::Verify(verify) => verify.run(&self.place).await,
+        };
+        result.map_err(|error| output::report(output, error))
+    }
+}

@@ -1,0 +1,199 @@
+//! What every subcommand prints with: tables, JSON, progress, and errors as what, where, what to do.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use clap::ValueEnum;
+use holdfast_vault::{ReadError, StoreError, VaultError};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs; the fields keep their names.
+    Json,
+}
+
+/// Prints a result as JSON.
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// A table in plain text: each column as wide as its widest cell.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with the names of its columns.
+    pub(crate) fn new(columns: &[&str]) -> Table {
+        Table { rows: vec![columns.iter().map(|name| (*name).to_owned()).collect()] }
+    }
+
+    /// Adds a row.
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        let width = |n: usize| self.rows.iter().filter_map(|row| row.get(n)).map(|cell| cell.chars().count()).max();
+        let widths: Vec<usize> = (0..columns).map(|n| width(n).unwrap_or_default()).collect();
+        for row in &self.rows {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            let line = cells.collect::<Vec<_>>().join("   ");
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes for people, in powers of 1024.
+pub(crate) fn bytes_text(bytes: u64) -> String {
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// A progress bar on standard error, of so many steps (bytes or objects; none: unknown). Hidden when nobody looks: standard
+/// error is no terminal, or the output is JSON.
+pub(crate) fn progress(output: Output, steps: Option<u64>, what: &'static str) -> ProgressBar {
+    if output == Output::Json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match steps {
+        Some(steps) => (ProgressBar::new(steps), "{prefix} [{bar:40}] {human_pos}/{human_len} {msg} ({eta} left)"),
+        None => (ProgressBar::new_spinner(), "{prefix} {spinner} {human_pos} {msg} ({elapsed})"),
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style).with_prefix(what)
+}
+
+/// What went wrong, where, and what to do. The library's errors become one by themselves.
+#[derive(Debug, Serialize, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Failed {
+    /// What is wrong, in one sentence.
+    pub(crate) what: String,
+    /// The object, file or option that it is about; empty when `what` names it.
+    #[serde(rename = "where", skip_serializing_if = "String::is_empty")]
+    pub(crate) place: String,
+    /// What to do.
+    pub(crate) to_do: String,
+}
+
+impl Failed {
+    /// An error of a person's own making.
+    pub(crate) fn new(what: impl Into<String>, place: impl Into<String>, to_do: impl Into<String>) -> Failed {
+        Failed { what: what.into(), place: place.into(), to_do: to_do.into() }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        if !self.place.is_empty() {
+            write!(f, "\n  where: {}", self.place)?;
+        }
+        write!(f, "\n  what to do: {}", self.to_do)
+    }
+}
+
+/// The error was printed already.
+#[derive(Debug, thiserror::Error)]
+#[error("printed already")]
+pub(crate) struct Printed;
+
+/// Prints an error of a subcommand on standard error: text for people, JSON for programs.
+pub(crate) fn report(output: Output, error: anyhow::Error) -> anyhow::Error {
+    if error.is::<Printed>() {
+        return error;
+    }
+    let failed = explain(&error);
+    let json = match output {
+        Output::Table => None,
+        Output::Json => serde_json::to_string(&serde_json::json!({ "error": &failed })).ok(),
+    };
+    match json {
+        Some(json) => eprintln!("{json}"),
+        None => eprintln!("holdfast: {failed}"),
+    }
+    Printed.into()
+}
+
+fn explain(error: &anyhow::Error) -> Failed {
+    let what = format!("{error:#}");
+    for cause in error.chain() {
+        if let Some(failed) = cause.downcast_ref::<Failed>() {
+            return Failed::new(&failed.what, &failed.place, &failed.to_do);
+        }
+        if let Some(error) = cause.downcast_ref::<VaultError>() {
+            return of_vault(what, error);
+        }
+        if let Some(ReadError::Vault(error)) = cause.downcast_ref::<ReadError>() {
+            return of_vault(what, error);
+        }
+        if let Some(error) = cause.downcast_ref::<StoreError>() {
+            return Failed::new(what, &error.target, error.hint());
+        }
+    }
+    Failed::new(what, "", "see `holdfast vault --help`")
+}
+
+fn of_vault(what: String, error: &VaultError) -> Failed {
+    let place = match error {
+        VaultError::Damaged { key, .. } => key.clone(),
+        VaultError::Store(error) => error.target.clone(),
+        _ => String::new(),
+    };
+    Failed::new(what, place, error.hint())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_vault::ObjectError;
+
+    #[test]
+    fn tables_line_up() {
+        let mut table = Table::new(&["NAME", "N"]);
+        table.row(["registration".into(), "7".into()]);
+        table.row(["lab".into(), "12".into()]);
+        assert_eq!(table.to_string(), "NAME           N\nregistration   7\nlab            12\n");
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")]
+        {
+            assert_eq!(bytes_text(bytes), text);
+        }
+    }
+
+    #[test]
+    fn errors_say_what_where_and_what_to_do() {
+        let error = VaultError::Damaged { key: "p/v1/k".into(), error: ObjectError::Signature };
+        let failed = explain(&anyhow::Error::from(error).context("verifying"));
+        assert_eq!(failed.place, "p/v1/k");
+        assert!(failed.what.starts_with("verifying: ") && failed.to_do.contains("copy"), "{failed}");
+        let failed = explain(&Failed::new("a", "b", "c").into());
+        assert_eq!(failed.to_string(), "a\n  where: b\n  what to do: c");
+    }
+}

@@ -1,0 +1,275 @@
+//! What is an index and what is not, and what opening a long log costs.
+
+use std::time::{Duration, Instant};
+
+use holdfast_wal::TimelineId;
+use holdfast_wal::history::TimelineHistory;
+
+use super::*;
+use crate::log::claim::encode_seal;
+use crate::log::types::Identity;
+use crate::log::writer::WriterCore;
+use crate::object::{decode_header, encode_plain};
+use crate::store::{Lock, MemoryStore, Store, Toxics};
+use crate::vault::Vault;
+use crate::{DatabaseVault, WriterKey};
+
+const ORIGIN: Lsn = Lsn(3 << 20);
+const SEGMENT: u64 = 1 << 20;
+
+async fn database(store: &Arc<MemoryStore>) -> DatabaseVault {
+    let vault = Vault::with_store(store.clone(), "test", "");
+    let history = TimelineHistory::initial(TimelineId(1));
+    let (system_id, created) = (SystemId(7), Timestamp::UNIX_EPOCH);
+    let identity = Identity { system_id, history, segment_size: SEGMENT, origin: ORIGIN, created };
+    let database = vault.database("billing").unwrap();
+    database.register(identity).await.unwrap();
+    database
+}
+
+/// A writer without a sealer: its chunks are stored as they are.
+struct Log {
+    access: LogAccess,
+    me: Incarnation,
+    cursor: Cursor,
+    core: Option<WriterCore>,
+}
+
+impl Log {
+    async fn new(database: &DatabaseVault) -> Log {
+        let access = database.access().await.unwrap();
+        let cursor = access.genesis();
+        let mut log = Log { access, me: Incarnation::random(), cursor, core: None };
+        log.claim().await;
+        log
+    }
+
+    async fn claim(&mut self) {
+        self.me = Incarnation::random();
+        let next = (self.cursor.position().start, self.cursor.lineage().clone());
+        let object = encode_seal(&self.me, &self.cursor, SealKind::Claim, next, "test").unwrap();
+        self.access.put_seal(self.cursor.position(), &object).await.unwrap();
+        self.cursor.apply(&decode_header(&object).unwrap()).unwrap();
+        self.core = WriterCore::new(&self.cursor, 4);
+    }
+
+    async fn chunk(&mut self, len: u64) {
+        let core = self.core.as_mut().unwrap();
+        let cut = core.plan(len).unwrap();
+        let header = self.me.header(core.subject(cut));
+        let plain = vec![7; (cut.end.0 - cut.start.0) as usize];
+        let (object, hash) = encode_plain(header.clone(), &plain, self.me.key()).unwrap();
+        let at = core.sent(cut, hash);
+        let key = self.access.key(at);
+        self.access.store.create(&key, object.clone(), Lock::Short).await.unwrap();
+        core.answered(cut.start, crate::log::writer::ChunkAnswer::Stored { at: None });
+        // Made here, so its signature need not be looked at.
+        let header = crate::object::Header { body: body(&plain), ..header };
+        let decoded = Decoded { header, hash, body_at: object.len() - plain.len(), stored: None };
+        self.cursor.apply(&decoded).unwrap();
+    }
+}
+
+fn body(plain: &[u8]) -> Option<crate::object::BodyInfo> {
+    let (len, sha256) = (plain.len() as u64, Hash::of(plain));
+    let encoding = crate::object::Encoding::Plain;
+    Some(crate::object::BodyInfo { len, sha256, plain_len: len, plain_sha256: sha256, encoding })
+}
+
+fn stored(written: IndexWritten) -> StoredIndex {
+    match written {
+        IndexWritten::Stored(index) => index,
+        IndexWritten::Lost(index) => panic!("lost to {index:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_log_of_any_age_is_opened_with_few_requests() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let (chunks, day) = (100_000_u64, Duration::from_secs(24 * 60 * 60));
+    let between = day * 30 / chunks as u32;
+    let mut log = Log::new(&database).await;
+    let (mut newest, mut hours, mut days) = (None, 0, 0);
+    for n in 0..chunks {
+        log.chunk(64).await;
+        store.advance(between);
+        let passed = between * (n + 1) as u32;
+        if passed >= Duration::from_secs(3600) * (hours + 1) {
+            hours += 1;
+            newest = Some(stored(database.write_index(newest.as_ref(), &log.cursor, None).await.unwrap()));
+        }
+        if passed >= day * (days + 1) && n + 1 < chunks {
+            days += 1;
+            log.claim().await;
+        }
+    }
+    // Mid-hour, so that chunks stand behind the index; and once more with a claim behind it.
+    for claimed in [false, true] {
+        if claimed {
+            log.claim().await;
+        }
+        for _ in 0..80 {
+            log.chunk(64).await;
+        }
+        let opened = DatabaseVault::new(database.vault.clone(), "billing");
+        store.set_toxics(Toxics { latency: Duration::from_millis(20), ..Toxics::default() });
+        let (before, began) = (store.requests(), Instant::now());
+        let tip = opened.tip().await.unwrap();
+        let (requests, took) = (store.requests() - before, began.elapsed());
+        store.set_toxics(Toxics::default());
+        println!("{chunks} chunks, {hours} indexes: opened with {requests} requests in {took:?}");
+        assert_eq!(tip.tip, log.cursor.position().start);
+        assert!(requests <= 12, "{requests} requests");
+        assert!(took <= Duration::from_secs(1), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_newest_of_very_many_indexes_is_found_by_when_they_were_made() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let log = Log::new(&database).await;
+    // Ten years, hourly. They all say the same.
+    let me = Incarnation::random();
+    let mut prev: Option<IndexLink> = None;
+    let many = 87_600;
+    for n in 0..many {
+        let (database, system_id, place) = ("billing".to_owned(), SystemId(7), log.cursor.place());
+        let index = Index { database, system_id, n, prev, place, archived: None, segment: None };
+        let (block, hash) = encode_header(&me.header(Subject::Index(Box::new(index))), me.key()).unwrap();
+        store.create(&log.access.keys.index(n), block.into(), Lock::Long).await.unwrap();
+        store.advance(Duration::from_secs(3600));
+        prev = Some(IndexLink { n, hash });
+    }
+    let before = store.requests();
+    let newest = database.newest_index().await.unwrap().unwrap();
+    let requests = store.requests() - before;
+    println!("{many} indexes: the newest found with {requests} requests");
+    assert_eq!(newest.index.n, many - 1);
+    assert!(requests <= 7, "{requests} requests");
+}
+
+#[tokio::test]
+async fn a_stale_listing_and_a_replayed_index_are_noticed() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let mut log = Log::new(&database).await;
+    assert_eq!(database.newest_index().await.unwrap(), None);
+    let mut written = Vec::new();
+    for _ in 0..3 {
+        log.chunk(64).await;
+        written.push(stored(database.write_index(written.last(), &log.cursor, None).await.unwrap()));
+    }
+    // A hint of an old one leads to the newest all the same.
+    let access = database.access().await.unwrap();
+    let found = access.newest_index_after(Some(written[0].clone())).await.unwrap();
+    assert_eq!(found.as_ref(), written.last());
+    // An old one put over the newest, or a delete marker: the oldest version of the key counts.
+    let key = access.keys.index(2);
+    let first = store.get(&access.keys.index(0)).await.unwrap().unwrap();
+    store.overwrite(&key, first.bytes.clone());
+    store.put_delete_marker(&key);
+    assert_eq!(database.newest_index().await.unwrap().as_ref(), written.last());
+    // One put where the next belongs is passed over, and the next is written behind it.
+    store.create(&access.keys.index(3), first.bytes, Lock::Long).await.unwrap();
+    assert_eq!(database.newest_index().await.unwrap().as_ref(), written.last());
+    log.chunk(64).await;
+    let next = stored(database.write_index(written.last(), &log.cursor, None).await.unwrap());
+    assert_eq!((next.index.n, next.index.prev), (4, Some(written[2].link())));
+    assert_eq!(database.newest_index().await.unwrap(), Some(next.clone()));
+    // Two makers at once: one of them is told to begin again.
+    let lost = database.write_index(written.last(), &log.cursor, None).await.unwrap();
+    assert_eq!(lost, IndexWritten::Lost(next));
+}
+
+#[tokio::test]
+async fn an_index_must_fit_its_place() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let mut log = Log::new(&database).await;
+    log.chunk(64).await;
+    let archived = log.cursor.clone();
+    let before = stored(database.write_index(None, &archived, Some(archived_at(&archived))).await.unwrap());
+    log.chunk(64).await;
+    let facts = log.access.facts.clone();
+    let good = Index {
+        database: "billing".into(),
+        system_id: SystemId(7),
+        n: 1,
+        prev: Some(before.link()),
+        place: log.cursor.place(),
+        archived: Some(archived.place()),
+        segment: before.index.segment,
+    };
+    let me = Incarnation::random();
+    let check = |index: &Index| {
+        let subject = Subject::Index(Box::new(index.clone()));
+        let (block, _) = encode_header(&me.header(subject), me.key()).unwrap();
+        check_index(&facts, 1, Some(&before), &decode_header(&block).unwrap())
+    };
+    assert!(check(&good).is_ok());
+    type Change = fn(&mut Index);
+    let changes: &[(&str, Change)] = &[
+        ("another database", |i| i.database = "lab".into()),
+        ("another system", |i| i.system_id = SystemId(8)),
+        ("another number", |i| i.n = 2),
+        ("nothing before it", |i| i.prev = None),
+        ("another before it", |i| i.prev = Some(IndexLink { n: 0, hash: Hash::of(b"x") })),
+        ("before the log", |i| i.place.at.start = Lsn(ORIGIN.0 - 8)),
+        ("back behind the one before", |i| i.place = i.archived.clone().unwrap().clone()),
+        ("no seal", |i| i.place.opener = None),
+        ("the seal of another epoch", |i| i.place.at.epoch += 1),
+        ("a seal above it", |i| i.place.opener.as_mut().unwrap().next_start = Lsn(ORIGIN.0 + (1 << 30))),
+        ("chunks in a pending epoch", |i| i.place.opener.as_mut().unwrap().seal = SealKind::Takeover),
+        ("nothing stands before it", |i| i.place.prev.clear()),
+        ("what stands before it comes later", |i| i.place.prev[0].at.epoch = 9),
+        ("segments beyond it", |i| i.archived.as_mut().unwrap().at.start = Lsn(ORIGIN.0 + SEGMENT)),
+        ("segments end earlier than they did", |i| i.archived = None),
+        ("timelines that go back", |i| {
+            let history = &mut i.place.lineage.history;
+            *history = history.branch(TimelineId(5), Lsn(9), "");
+            history.timeline = TimelineId(1);
+        }),
+    ];
+    for (what, change) in changes {
+        let mut index = good.clone();
+        change(&mut index);
+        if *what == "back behind the one before" {
+            // Equal places are fine; one below is not.
+            index.place.at.start = Lsn(index.place.at.start.0 - 8);
+            index.archived = None;
+        }
+        assert!(check(&index).is_err(), "{what}");
+    }
+    let (block, _) = encode_header(&me.header(Subject::Probe), me.key()).unwrap();
+    assert!(check_index(&facts, 1, Some(&before), &decode_header(&block).unwrap()).is_err(), "another kind");
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_end_the_log_with_an_index() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let log = Log::new(&database).await;
+    let key = WriterKey::generate();
+    let (name, public_key, not_after) = ("north".to_owned(), key.public(), None);
+    let trust = crate::Trust::only(vec![crate::TrustedWriter { name, public_key, not_after }]);
+    let trusting = |key| Vault::with_store(store.clone(), "test", "").with_trust(trust.clone()).with_writer_key(key);
+    let access = trusting(key.clone()).database("billing").unwrap();
+    let mut facts = crate::log::walk::LogFacts::clone(&log.access.facts);
+    facts.trust = trust.clone();
+    let access = LogAccess { facts: Arc::new(facts), keys: access.keys, ..log.access.clone() };
+    let stranger = Incarnation::random().vouched(Some(&WriterKey::generate()));
+    let ours = Incarnation::random().vouched(Some(&key));
+    log.access.write_index(&stranger, None, &log.cursor, None).await.unwrap();
+    assert_eq!(access.newest_index().await.unwrap(), None);
+    let written = stored(access.write_index(&ours, None, &log.cursor, None).await.unwrap());
+    assert_eq!(written.index.n, 1);
+    assert_eq!(access.newest_index().await.unwrap(), Some(written));
+}
+
+fn archived_at(place: &Cursor) -> Archived<'_> {
+    let line = crate::keys::SegmentLine { branch: 0, timeline: TimelineId(1) };
+    let at = crate::keys::SegmentKey { line, start: ORIGIN, copy: 0 };
+    Archived { place, segment: SegmentLink { at, hash: Hash::of(b"the last segment") } }
+}

@@ -1,0 +1,85 @@
+//! A takeover comes to its end against a writer that is faster each time.
+
+use super::*;
+use crate::log::access::Sure;
+use crate::log::claim::{SealAnswer, encode_seal};
+use crate::log::taker::TakerWish;
+use crate::object::{BodyInfo, Encoding, SealKind, decode_header, encode_header};
+
+/// Segments that the writer fills at most before it is stopped: it may be at the end of one when the taker comes.
+const WITHIN: u64 = 3;
+
+/// How many bytes a writer of chunks of any size gets to write before the taker has the log.
+fn written(seed: u64) -> Result<u64, String> {
+    let mut world = World::new(seed);
+    let me = world.incarnation();
+    let mut cursor = world.access.genesis();
+    let next = (cursor.position().start, cursor.lineage().clone());
+    let seal = encode_seal(&me, &cursor, SealKind::Claim, next, "writer").map_err(told)?;
+    world.store.put(&world.access.key(cursor.position()), &seal);
+    cursor.apply(&decode_header(&seal).map_err(told)?).map_err(told)?;
+    let mut core = WriterCore::new(&cursor, 1).ok_or("owns nothing")?;
+    let state = TakerState {
+        nonce: Nonce(world.rng.random()),
+        key_seed: world.rng.random(),
+        by: "taker".into(),
+        created: Timestamp::UNIX_EPOCH,
+        voucher: None,
+    };
+    let near = done(world.access.near_end()).map_err(told)?;
+    let (mut taker, mut index) = (TakerCore::new(&state, near.cursor), near.index);
+    let access = world.access.clone();
+    loop {
+        let from = taker.cursor().clone();
+        match taker.wish().map_err(told)? {
+            TakerWish::Walk => taker.walked(done(access.walk(from, Sure::Yes)).map_err(told)?),
+            TakerWish::Look => taker.looked(done(access.look(&mut index, from)).map_err(told)?),
+            TakerWish::PutAhead(at, bytes) => {
+                let created = world.store.put(&access.key(at), &bytes).ok_or("hidden")?;
+                let answer = done(access.seal_answered(at, &bytes, created)).map_err(told)?;
+                taker.ahead_answered(at, answer);
+            }
+            TakerWish::PutTail(_) => {
+                // The writer is there first, unless a seal stops it.
+                let Some(cut) = core.plan(world.rng.random_range(1..6)) else { return Err("no slot".into()) };
+                let plain = vec![7; (cut.end.0 - cut.start.0) as usize];
+                let (len, sha256) = (plain.len() as u64, Hash::of(&plain));
+                let mut header = me.header(core.subject(cut));
+                let encoding = Encoding::Plain;
+                header.body = Some(BodyInfo { len, sha256, plain_len: len, plain_sha256: sha256, encoding });
+                let (mut object, hash) = encode_header(&header, me.key()).map_err(told)?;
+                object.extend_from_slice(&plain);
+                let at = core.sent(cut, hash);
+                let created = world.store.put(&access.key(at), &object.into()).ok_or("hidden")?;
+                if created == Created::Exists {
+                    return Ok(cut.start.0 - START);
+                }
+                core.answered(cut.start, crate::log::writer::ChunkAnswer::Stored { at: None });
+                taker.tail_answered(SealAnswer::Foreign);
+            }
+            TakerWish::Won(taken) => return Ok(taken.sealed.0 - START),
+        }
+        if core.next().0 > START + 100 * SEGMENT {
+            return Ok(core.next().0 - START);
+        }
+    }
+}
+
+/// The first seed in which the writer is not stopped in time.
+fn never_stopped(mutant: Option<Mutant>, seeds: u64) -> Option<u64> {
+    (0..seeds).find(|seed| {
+        leave_out(mutant);
+        known::begin();
+        let written = written(*seed).unwrap();
+        leave_out(None);
+        written > WITHIN * SEGMENT
+    })
+}
+
+#[test]
+fn a_takeover_ends_against_a_writer_that_is_always_faster() {
+    assert_eq!(never_stopped(None, 500), None);
+    let found = never_stopped(Some(Mutant::CrossBoundary), 500);
+    println!("{:?}: found after {} seeds", Mutant::CrossBoundary, found.map_or(0, |seed| seed + 1));
+    assert!(found.is_some());
+}

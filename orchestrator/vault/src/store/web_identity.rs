@@ -1,0 +1,210 @@
+//! Credentials for a token that a cluster gives its pods (AssumeRoleWithWebIdentity): one unsigned POST, whose answer holds
+//! keys for an hour. The token is read from its file each time, so that it may rotate.
+//!
+//! <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html>
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_smithy_http_client::Connector;
+use aws_smithy_runtime_api::client::http::HttpConnector;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::body::SdkBody;
+use jiff::Timestamp;
+use url::Url;
+use url::form_urlencoded::Serializer;
+
+use super::credentials::read_file;
+use super::tls::Connections;
+
+/// The whole exchange. The SDK gives a provider of credentials five seconds.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// No answer of STS is longer.
+const MAX_ANSWER_LEN: usize = 64 * 1024;
+/// How the session is named in the store's own logs.
+const SESSION: &str = "holdfast";
+
+/// Trades a token for credentials.
+#[derive(Debug)]
+pub(super) struct WebIdentity {
+    role_arn: String,
+    token_file: PathBuf,
+    endpoint: String,
+    connector: Connector,
+}
+
+/// What came of one exchange.
+#[derive(Debug, PartialEq, Eq)]
+enum Refused {
+    /// Asking again may help.
+    Passing(String),
+    /// A person has to change something.
+    Lasting(String),
+}
+
+impl WebIdentity {
+    /// Prepares the exchange; sends nothing. What is wrong with the arguments is said without their content.
+    pub(super) fn new(
+        role_arn: String,
+        token_file: PathBuf,
+        endpoint: String,
+        connections: Connections,
+    ) -> Result<WebIdentity, String> {
+        read_file(&token_file)?;
+        let url: Url = endpoint.parse().map_err(|e| format!("the STS endpoint {endpoint} is not a URL ({e})"))?;
+        let endpoint = url.as_str().to_owned();
+        Ok(WebIdentity { role_arn, token_file, endpoint, connector: connections.connector() })
+    }
+
+    async fn exchange(&self) -> Result<Credentials, Refused> {
+        let token = read_file(&self.token_file).map_err(Refused::Lasting)?;
+        let form = Serializer::new(String::new())
+            .append_pair("Action", "AssumeRoleWithWebIdentity")
+            .append_pair("Version", "2011-06-15")
+            .append_pair("RoleArn", &self.role_arn)
+            .append_pair("RoleSessionName", SESSION)
+            .append_pair("WebIdentityToken", &token)
+            .finish();
+        let passing = |why: &str| Refused::Passing(format!("{}: {why}", self.endpoint));
+        let mut request = HttpRequest::new(SdkBody::from(form));
+        request.set_method("POST").map_err(|_| passing("not a method"))?;
+        request
+            .set_uri(self.endpoint.as_str())
+            .map_err(|_| Refused::Lasting(format!("not a URL: {}", self.endpoint)))?;
+        request.headers_mut().insert("content-type", "application/x-www-form-urlencoded");
+        let ask = async {
+            let answer = self.connector.call(request).await.map_err(|_| passing("no answer"))?;
+            let status = answer.status().as_u16();
+            let (mut body, mut text) = (ByteStream::new(answer.into_body()), Vec::new());
+            while let Some(piece) = body.try_next().await.map_err(|_| passing("the answer was cut short"))? {
+                if text.len() + piece.len() > MAX_ANSWER_LEN {
+                    return Err(passing("the answer is too long"));
+                }
+                text.extend_from_slice(&piece);
+            }
+            understand(status, &String::from_utf8_lossy(&text))
+        };
+        tokio::time::timeout(TIMEOUT, ask).await.unwrap_or_else(|_| Err(passing("no answer in time")))
+    }
+}
+
+fn understand(status: u16, answer: &str) -> Result<Credentials, Refused> {
+    if status != 200 {
+        let code = element(answer, "Code").unwrap_or_default();
+        let said = format!("the STS refused the web identity: {status} {code}");
+        return Err(match status {
+            429 | 500.. => Refused::Passing(said),
+            _ => Refused::Lasting(said),
+        });
+    }
+    let part = |name| element(answer, name).ok_or_else(|| Refused::Lasting(format!("the STS answered without {name}")));
+    let expires = part("Expiration")?;
+    let expires: Timestamp =
+        expires.parse().map_err(|_| Refused::Lasting("the STS answered without a time of expiry".to_owned()))?;
+    let expires: SystemTime = expires.into();
+    let (id, secret, token) = (part("AccessKeyId")?, part("SecretAccessKey")?, part("SessionToken")?);
+    Ok(Credentials::new(id, secret, Some(token.to_owned()), Some(expires), "holdfast"))
+}
+
+/// The text of the first element of that name. Keys, tokens, codes and times hold nothing that XML would escape.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(text.trim()).filter(|text| !text.is_empty())
+}
+
+impl ProvideCredentials for WebIdentity {
+    fn provide_credentials<'a>(&'a self) -> provider::future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        provider::future::ProvideCredentials::new(async {
+            self.exchange().await.map_err(|refused| match refused {
+                Refused::Passing(why) => CredentialsError::provider_error(why),
+                Refused::Lasting(why) => CredentialsError::not_loaded(why),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    const ANSWER: &str = "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
+        <SessionToken>tok/en==</SessionToken><SecretAccessKey>sec/ret+</SecretAccessKey>\
+        <Expiration>2026-11-24T13:00:00Z</Expiration><AccessKeyId>ASIAX</AccessKeyId>\
+        </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>";
+
+    #[test]
+    fn answers_are_understood_and_refusals_say_whether_to_ask_again() {
+        let keys = understand(200, ANSWER).unwrap();
+        assert_eq!((keys.access_key_id(), keys.secret_access_key()), ("ASIAX", "sec/ret+"));
+        assert_eq!(keys.session_token(), Some("tok/en=="));
+        assert!(keys.expiry().is_some());
+        let denied = "<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>";
+        let said = "the STS refused the web identity: 403 AccessDenied".to_owned();
+        assert_eq!(understand(403, denied).unwrap_err(), Refused::Lasting(said));
+        for (status, answer, passing) in [(503, "", true), (429, "", true), (400, "", false), (200, "<html>", false)] {
+            let refused = understand(status, answer).unwrap_err();
+            assert_eq!(matches!(refused, Refused::Passing(_)), passing, "{status} {refused:?}");
+        }
+    }
+
+    /// Answers each connection once and gives the request's body back.
+    async fn sts(answer: &'static str) -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (heard, hear) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut buffer = vec![0; 4096];
+                let mut request = String::new();
+                while !request.contains("WebIdentityToken=") {
+                    let read = stream.read(&mut buffer).await.unwrap();
+                    request += &String::from_utf8_lossy(&buffer[..read]);
+                }
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.len());
+                stream.write_all(format!("{head}{answer}").as_bytes()).await.unwrap();
+                let _ = heard.send(request);
+            }
+        });
+        (url, hear)
+    }
+
+    #[tokio::test]
+    async fn the_token_is_read_again_for_each_exchange() {
+        let (url, mut heard) = sts(ANSWER).await;
+        let dir = std::env::temp_dir().join(format!("holdfast-web-identity-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("token");
+        std::fs::write(&file, "first&token\n").unwrap();
+        let connections = Connections::new(None).unwrap();
+        let identity =
+            WebIdentity::new("arn:aws:iam::1:role/x".into(), file.clone(), url, connections.clone()).unwrap();
+        assert_eq!(identity.provide_credentials().await.unwrap().access_key_id(), "ASIAX");
+        let request = heard.recv().await.unwrap();
+        for part in ["POST / HTTP/1.1", "RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fx", "WebIdentityToken=first%26token"] {
+            assert!(request.contains(part), "{part} in {request}");
+        }
+        std::fs::write(&file, "second").unwrap();
+        identity.provide_credentials().await.unwrap();
+        assert!(heard.recv().await.unwrap().contains("WebIdentityToken=second"));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(identity.provide_credentials().await.is_err());
+        // Nobody there: that passes.
+        let nowhere = "http://127.0.0.1:9".to_owned();
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        let identity = WebIdentity::new("arn".into(), file, nowhere, connections).unwrap();
+        let error = identity.exchange().await.unwrap_err();
+        assert!(matches!(error, Refused::Passing(_)), "{error:?}");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
