@@ -1,57 +1,70 @@
-"""One database's log: the chain of its objects, and which writers count. Written from docs/vault-format.md."""
+"""One database's log: its chain, the segments that took the place of chunks, and which writers count.
+Written from docs/vault-format.md."""
 
 import datetime
+import itertools
 import json
 import re
 import sys
+from collections import namedtuple
 from pathlib import Path
 
-from vault_objects import Item, Problem, Untrusted, lsn, show_lsn
+from vault_objects import Item, Problem, Untrusted, lsn, reading, show_lsn
+
+# WAL of one timeline, and the object that holds it from `start` on (with more behind `end`, where it was cut there).
+Piece = namedtuple("Piece", "start end timeline path digest")
+NUMBER = "[0-9A-F]{16}"
 
 
 def timeline_at(history, position):
-    for entry in history["entries"]:
-        if position < lsn(entry["switch"]):
-            return entry["timeline"]
-    return history["timeline"]
+    return next((timeline for timeline, switch in ancestry(history) if position < switch), history["timeline"])
 
 
 def ancestry(history):
     return [(entry["timeline"], lsn(entry["switch"])) for entry in history["entries"]]
 
 
+def place_of(at):
+    return at["epoch"], lsn(at["start"])
+
+
+def links(found):
+    return [(place_of(link["at"]), link["hash"]) for link in found]
+
+
+def warn(text):
+    print(f"WARNING: {text}", file=sys.stderr)
+
+
 class Chain:
-    """A walk along the log. Every object is checked against what the chain says must stand there."""
+    """A walk along the log from a place of it. Every object is checked against what the chain says must stand there."""
 
-    def __init__(self, folder, base, trust, verify_all=False):
-        self.folder, self.base, self.trust, self.verify_all = folder, base, trust, verify_all
-        self.identity = Item(folder, base / "identity")
-        self.identity.must(kind="identity", database=base.name)
-        self.identity.verify()
-        trust.check(self.identity)
-        facts = json.loads(self.identity.read(None))
-        self.system_id, self.segment_size = facts["system_id"], facts["segment_size"]
-        if self.segment_size not in [1 << bits for bits in range(20, 31)]:
-            raise Problem(self.identity.key, f"{self.segment_size} is not the size of a WAL segment")
-        origin = lsn(facts["origin"])
-        self.place, self.before, self.ahead = (0, origin), ((0, origin), self.identity.digest), None
-        self.owner, self.taker, self.opened_by = None, None, None
-        self.lineage, self.history = "origin", facts["history"]
-        self.chunks, self.last = [], None
+    def __init__(self, db, place):
+        self.db, self.place, self.prev = db, place_of(place["at"]), links(place["prev"])
+        self.lineage, self.history = place["lineage"]["id"], place["lineage"]["history"]
+        self.owner = self.taker = self.opened_by = self.last = None
+        self.pieces, opener, holds = [], place.get("opener"), self.place == (0, db.origin)
+        if opener:
+            owner = (bytes.fromhex(opener["nonce"]), bytes.fromhex(opener["key"]))
+            self.owner, self.taker = (None, owner) if opener["seal"] == "takeover" else (owner, None)
+            self.opened_by = place_of(opener["at"])
+            holds = self.opened_by[0] + 1 == self.place[0] and db.origin <= lsn(opener["next_start"]) <= self.place[1]
+            db.trust.writers[owner] = bech32(opener["writer"]).hex() if opener.get("writer") else None
+        if not holds or len(self.prev) not in (1, 2) or ancestry(self.history) != sorted(ancestry(self.history)):
+            raise ValueError(f"{show_lsn(self.place[1])} in epoch {self.place[0]} cannot be a place of this log")
 
-    def file(self, place):
-        return self.base / "log" / f"{place[0]:016X}" / f"{place[1]:016X}"
-
-    def walk(self):
-        while self.file(self.place).exists():
-            item = Item(self.folder, self.file(self.place))
+    def walk(self, until=None):
+        while self.place != until and self.db.log(self.place).exists():
+            item = Item(self.db.folder, self.db.log(self.place))
             try:
-                self.take(item)
+                with reading(item.key, f"a {item.kind}"):
+                    self.take(item)
             except Untrusted as reason:
+                if until:
+                    raise
                 print(f"The log ends at {show_lsn(self.place[1])}: {reason}", file=sys.stderr)
                 break
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise Problem(item.key, f"its header is not that of a {item.kind} ({error!r})") from None
+            self.db.progress(f"checking the log of {self.db.name}", len(self.pieces), self.db.objects + 1)
         # What an owner signed last stands, by the digests, for everything before it.
         if self.last:
             self.last.verify()
@@ -60,114 +73,239 @@ class Chain:
     def take(self, item):
         if item.kind not in ("chunk", "seal"):
             raise Problem(item.key, f"a {item.kind} does not belong into a log")
-        item.must(database=self.base.name, system_id=self.system_id)
-        self.trust.check(item)
-        if item.at() != self.place:
+        item.must(database=self.db.name, system_id=self.db.system_id)
+        if place_of(item.subject) != self.place:
             raise Problem(item.key, "belongs elsewhere: its epoch and start are not those of its key")
-        self.follows(item)
-        self.chunk(item) if item.kind == "chunk" else self.seal(item)
+        self.db.trust.check(item)
+        if links(item.subject["prev"]) != ([] if item.kind == "seal" and item.subject.get("ahead") else self.prev):
+            raise Problem(item.key, "it does not follow the object before it (prev), so one of the two is not the original")
+        self.chunk(item, item.subject) if item.kind == "chunk" else self.seal(item, item.subject)
         self.last = item
 
-    def follows(self, item):
-        expected = [self.before] if self.ahead is None else [self.ahead, self.before]
-        if item.kind == "seal" and item.subject["ahead"]:
-            expected = []
-        found = [((link["at"]["epoch"], lsn(link["at"]["start"])), link["hash"]) for link in item.subject["prev"]]
-        if found != expected:
-            raise Problem(item.key, "it does not follow the object before it (prev), so one of the two is not the original")
-
-    def chunk(self, item):
-        subject, start, end = item.subject, self.place[1], lsn(item.subject["end"])
+    def chunk(self, item, subject):
+        start, end = self.place[1], lsn(subject["end"])
         if self.owner is None or item.owner != self.owner:
             raise Problem(item.key, "made by another writer than the owner of its epoch")
-        opened_by = (subject["opened_by"]["epoch"], lsn(subject["opened_by"]["start"]))
-        timeline = timeline_at(self.history, start)
-        if (opened_by, subject["lineage"], subject["timeline"]) != (self.opened_by, self.lineage, timeline):
+        self.db.wal_fits(item, start, end)
+        timelines = {subject["timeline"], timeline_at(self.history, start), timeline_at(self.history, end - 1)}
+        if place_of(subject["opened_by"]) != self.opened_by or subject["lineage"] != self.lineage or len(timelines) > 1:
             raise Problem(item.key, "its seal, lineage or timeline is not the chain's")
-        if not start < end or start // self.segment_size != (end - 1) // self.segment_size:
-            raise Problem(item.key, "its end is not behind its start in the same segment")
-        if timeline_at(self.history, end - 1) != timeline or item.body["plain_len"] != end - start:
-            raise Problem(item.key, "it crosses a switch of timelines, or its length is not the distance of its ends")
-        if self.verify_all:
+        if self.db.verify_all:
             item.verify()
-        self.chunks.append(item)
-        self.before, self.ahead, self.place = (item.at(), item.digest), None, (self.place[0], end)
+        self.pieces.append(Piece(start, end, subject["timeline"], item.path, item.digest))
+        self.prev, self.place = [(self.place, item.digest)], (self.place[0], end)
 
-    def seal(self, item):
-        if self.last and self.last.kind == "chunk":
+    def seal(self, item, subject):
+        if self.last:
             self.last.verify()
         item.verify()
-        subject, start, next_start = item.subject, self.place[1], lsn(item.subject["next_start"])
-        if subject["ahead"] and subject["seal"] != "takeover":
-            raise Problem(item.key, "only a takeover may be put ahead")
-        wrong = getattr(self, "wrong_" + subject["seal"], lambda *_: "an unknown kind of seal")(item, start, next_start)
-        if wrong:
-            raise Problem(item.key, f"this {subject['seal']} is not allowed here: {wrong}")
-        opens = subject["seal"] != "takeover"
-        self.owner, self.taker = (item.owner, None) if opens else (None, item.owner)
-        self.lineage, self.history = subject["lineage"]["id"], subject["lineage"]["history"]
-        self.opened_by, here = item.at(), (item.at(), item.digest)
-        if subject["ahead"]:
-            # Whoever comes next names this seal and what stands before it.
-            self.ahead = here
-        else:
-            self.before, self.ahead = here, None
+        kind, ahead, next_start = subject["seal"], subject.get("ahead"), lsn(subject["next_start"])
+        wrong = self.wrong(item.owner, kind, subject["lineage"], next_start)
+        if ahead and kind != "takeover" or wrong:
+            raise Problem(item.key, f"this {kind} is not allowed here: {wrong or 'only a takeover may be put ahead'}")
+        self.owner, self.taker = (None, item.owner) if kind == "takeover" else (item.owner, None)
+        self.lineage, self.history, self.opened_by = subject["lineage"]["id"], subject["lineage"]["history"], self.place
+        # Whoever comes after a seal put ahead names that seal and what stands before it.
+        self.prev = [(self.place, item.digest)] + (self.prev[:1] if ahead else [])
         self.place = (self.place[0] + 1, next_start)
 
-    def wrong_claim(self, item, start, next_start):
-        lineage, old, new = item.subject["lineage"], ancestry(self.history), ancestry(item.subject["lineage"]["history"])
-        same = (new, lineage["history"]["timeline"]) == (old, self.history["timeline"])
-        left = new[: len(old)] == old and len(new) > len(old) and new[len(old)][0] == self.history["timeline"]
-        if lineage["id"] != self.lineage or not (same or left and new[len(old)][1] >= start):
+    def wrong(self, owner, kind, lineage, next_start):
+        old, new, timeline = ancestry(self.history), ancestry(lineage["history"]), lineage["history"]["timeline"]
+        if kind == "promote":
+            left = timeline_at(self.history, next_start)
+            if owner != self.taker:
+                return "its maker has not taken the log over"
+            if new != [entry for entry in old if entry[1] <= next_start] + [(left, next_start)] or timeline <= left:
+                return "its history is not the log's up to where it begins"
+            return None if self.db.origin <= next_start <= self.place[1] else "it begins outside of the log"
+        same = (new, timeline) == (old, self.history["timeline"])
+        if kind == "claim" and new[: len(old)] == old and len(new) > len(old):
+            same = new[len(old)][0] == self.history["timeline"] and new[len(old)][1] >= self.place[1]
+        if kind not in ("claim", "takeover") or lineage["id"] != self.lineage or not same:
             return "its line of history is not the log's"
-        return None if next_start == start else "a claim does not move the log"
-
-    def wrong_takeover(self, item, start, next_start):
-        lineage = item.subject["lineage"]
-        same = lineage["id"] == self.lineage and ancestry(lineage["history"]) == ancestry(self.history)
-        if not same or lineage["history"]["timeline"] != self.history["timeline"]:
-            return "it changes the line of history"
-        return None if next_start == start else "a takeover does not move the log"
-
-    def wrong_promote(self, item, start, next_start):
-        history = item.subject["lineage"]["history"]
-        kept = [entry for entry in ancestry(self.history) if entry[1] <= next_start]
-        left = timeline_at(self.history, next_start)
-        if item.owner != self.taker:
-            return "its maker has not taken the log over"
-        if ancestry(history) != kept + [(left, next_start)] or history["timeline"] <= left:
-            return "its history is not the log's up to where it begins"
-        return None if next_start <= start else "it begins behind the end of the log"
+        return None if next_start == self.place[1] else f"a {kind} does not move the log"
 
     def behind(self):
-        """Why the end of the walk is a hole and not the end: an object that can only stand on what is missing."""
-        for path in sorted((self.base / "log").glob("*/*")):
-            if not re.fullmatch("[0-9A-F]{16}", path.name) or not re.fullmatch("[0-9A-F]{16}", path.parent.name):
-                continue
-            place = (int(path.parent.name, 16), int(path.name, 16))
-            if place <= self.place:
-                continue
-            item = Item(self.folder, path)
-            stored = item.subject.get("stored")
-            if item.kind == "chunk" and item.owner == self.owner and stored and lsn(stored["end"]) > self.place[1]:
-                return item
-            if place[0] > self.place[0] and not item.subject.get("ahead"):
-                return item
+        """An object that can only have been made after what is missing at the end of the walk: the end is a hole."""
+        here, db = f"{self.place[0]:016X}/{self.place[1]:016X}", self.db
+        log = [path for path in sorted((db.base / "log").glob("*/*")) if f"{path.parent.name}/{path.name}" > here]
+        for path in log + sorted((db.base / "segment").glob("*/*"))[-16:]:
+            try:
+                item = Item(db.folder, path)
+                item.must(database=db.name, system_id=db.system_id)
+                with reading(item.key, "an object behind the end of the log"):
+                    subject, stored = item.subject, item.subject.get("stored")
+                    if item.kind == "segment":
+                        after = place_of(subject["through"]["at"]) > self.place
+                    elif item.kind == "chunk" and item.owner == self.owner:
+                        after = stored and lsn(stored["end"]) > self.place[1]
+                    else:
+                        after = place_of(subject)[0] > self.place[0] and not subject.get("ahead")
+                    if after and (item.kind == "segment" or path == db.log(place_of(subject))):
+                        db.trust.check(item)
+                        item.verify()
+                        return item
+            except Problem:
+                continue  # Rubbish, or by somebody who is not believed: it proves nothing.
         return None
 
 
-def walk(folder, base, trust, options):
-    chain = Chain(folder, base, trust, getattr(options, "all", False)).walk()
-    behind = chain.behind()
-    if behind:
-        missing = chain.file(chain.place).relative_to(folder).as_posix()
-        text = f"missing: {behind.key} can only have been made after it"
-        if (base / "index").exists():
-            text += "; if its chunks have expired: this script does not read the segments that took their place"
-        if not getattr(options, "stop_at_hole", False):
-            raise Problem(missing, text, "fetch it again; if it is lost, --stop-at-hole restores what stands before it")
-        print(f"WARNING: {missing}: {text}. Everything from {show_lsn(chain.place[1])} on is lost.")
-    return chain
+class Database:
+    """What stands below `db/<name>`: which database it is, its log, and the segments of what the log's chunks held."""
+
+    def __init__(self, folder, base, options):
+        self.folder, self.base, self.name, self.known = folder, base, base.name, {}
+        self.trust, self.verify_all, self.stop_at_hole = options.trust, options.all, options.stop_at_hole
+        self.progress, self.objects = options.progress, sum(1 for _ in (base / "log").glob("*/*"))
+        identity = Item(folder, base / "identity")
+        identity.must(kind="identity", database=self.name)
+        identity.verify()
+        self.trust.check(identity)
+        with reading(identity.key, "an identity"):
+            facts = json.loads(identity.read(None))
+            self.system_id, self.segment_size, self.origin = facts["system_id"], facts["segment_size"], lsn(facts["origin"])
+            if self.segment_size not in [1 << bits for bits in range(20, 31)]:
+                raise Problem(identity.key, f"{self.segment_size} is not the size of a WAL segment")
+            at, lineage = {"epoch": 0, "start": facts["origin"]}, {"id": "origin", "history": facts["history"]}
+            self.genesis = {"at": at, "prev": [{"at": at, "hash": identity.digest}], "lineage": lineage}
+        numbers = [path.name for path in (base / "index").glob("*") if re.fullmatch(NUMBER, path.name)]
+        self.numbers = sorted((int(name, 16) for name in numbers), reverse=True)
+        self.newest = next(self.indexes(), None)
+        # From the place that the newest index calls `archived` on no chunk was ever deleted.
+        self.tail = Chain(self, self.newest["archived"] if self.newest else self.genesis)
+        self.kept = (self.tail.place, self.tail.prev)
+        behind = self.tail.walk().behind()
+        if behind:
+            missing, text = self.key(self.log(self.tail.place)), f"missing: {behind.key} can only have been made after it"
+            if not self.stop_at_hole:
+                hint = "fetch it, and all below index/, again; if it is lost, --stop-at-hole restores what is before it"
+                raise Problem(missing, text, hint)
+            warn(f"{missing}: {text}. Everything from {show_lsn(self.tail.place[1])} on is lost.")
+
+    def key(self, path):
+        return path.relative_to(self.folder).as_posix()
+
+    def log(self, place):
+        return self.base / "log" / f"{place[0]:016X}" / f"{place[1]:016X}"
+
+    def wal_fits(self, item, start, end):
+        if not self.origin <= start < end or start // self.segment_size != (end - 1) // self.segment_size:
+            raise Problem(item.key, "its end is not behind its start in the same WAL segment of this log")
+        if not item.body or item.body["encoding"] != "age(zstd)" or item.body["plain_len"] != end - start:
+            raise Problem(item.key, "its body is not as long as its WAL")
+
+    def indexes(self):
+        """Newest first, those that hold and say that WAL is in segments. What does not hold is passed over."""
+        for n in self.numbers:
+            if n not in self.known:
+                try:
+                    self.known[n] = self.index(n)
+                except Problem as problem:
+                    self.known[n] = None
+                    warn(f"an index is passed over: {problem}")
+            if self.known[n]:
+                yield self.known[n]
+
+    def index(self, n):
+        item = Item(self.folder, self.base / "index" / f"{n:016X}")
+        item.must(kind="index", database=self.name, system_id=self.system_id, n=n)
+        self.trust.check(item)
+        if self.known.get(("index", n)) != item.digest:  # What an index names that was verified needs no signature.
+            item.verify()
+        with reading(item.key, "an index"):
+            prev, place, archived = (item.subject.get(name) for name in ("prev", "place", "archived"))
+            if prev:
+                self.known["index", prev["n"]] = prev["hash"]
+            late = archived and Chain(self, archived).place > Chain(self, place).place
+            if late or prev and prev["n"] >= n:
+                raise Problem(item.key, "it names an index that comes after it, or segments that end after its place")
+            return {"key": item.key, "archived": archived, "segment": item.subject["segment"]} if archived else None
+
+    def segment(self, link, named_by):
+        """The segment that a link names: its WAL, its line of history, and the link to the one before it."""
+        at, start = link["at"], lsn(link["at"]["start"])
+        name = f"{at['branch']:016X}-{at['timeline']:08X}/{start:016X}" + (f"-{at['copy']:02X}" if at.get("copy") else "")
+        path = self.base / "segment" / name
+        if not path.exists():
+            hint = "fetch it again; if it has expired, a newer --backup does not need it; if it is lost: --stop-at-hole"
+            raise Problem(self.key(path), f"missing: {named_by} names it, and the chunks of its WAL are gone", hint)
+        item = Item(self.folder, path)
+        item.must(kind="segment", database=self.name, system_id=self.system_id)
+        item.must(branch=at["branch"], timeline=at["timeline"], start=at["start"])
+        if item.digest != link["hash"]:
+            raise Problem(item.key, f"this is not the segment that {named_by} names")
+        self.trust.check(item)
+        if self.verify_all:
+            item.verify()
+        with reading(item.key, "a segment"):
+            end, before, line = lsn(item.subject["end"]), item.subject.get("prev"), (at["branch"], at["timeline"])
+            self.wal_fits(item, start, end)
+            earlier = (before["at"]["branch"], before["at"]["timeline"], lsn(before["at"]["start"])) if before else ()
+            if earlier >= (*line, start) or lsn(item.subject["through"]["at"]["start"]) < end:
+                raise Problem(item.key, "it cannot be a segment of any log")
+        return Piece(start, end, at["timeline"], path, item.digest), line, before
+
+    def segments(self, index, first, unusable):
+        """Back from the one that an index names to the one that holds `first`; returned in the order of the log."""
+        found, link, named_by, after = [], index["segment"], index["key"], None
+        while link and not (found and found[-1].start <= first):
+            if link["hash"] not in self.known:
+                with reading(named_by, "what names the segment before it"):
+                    self.known[link["hash"]] = self.segment(link, named_by)
+            piece, line, link = self.known[link["hash"]]
+            named_by = self.key(piece.path)
+            if named_by in unusable:
+                raise unusable[named_by]
+            if after == line and piece.end != found[-1].start:
+                raise Problem(named_by, f"it ends at {show_lsn(piece.end)}, and the next one does not begin there")
+            after = line
+            found.append(piece)
+        return found[::-1]
+
+    def wal(self, first, unusable=()):
+        """All WAL from `first` to the end: by the newest index, or, where one of its segments cannot be used, by an older."""
+        problem = None
+        for index in itertools.chain(self.indexes(), [None]):
+            try:
+                return self.wal_by(index, first, unusable)
+            except Problem as reason:
+                problem = problem or reason
+        for index in self.indexes() if self.stop_at_hole else ():
+            try:
+                pieces = self.wal_by(index, first, unusable, whole=False)
+            except Problem:
+                continue
+            warn(f"everything from {show_lsn(pieces[-1].end)} on is lost: {problem}")
+            return pieces
+        raise problem
+
+    def wal_by(self, index, first, unusable, whole=True):
+        """The segments of an index, and chunks from there on, which must lead to the very place that the newest one names."""
+        chain, between = self.tail, []
+        if index is not self.newest or not whole:
+            chain = Chain(self, index["archived"] if index else self.genesis).walk(self.kept[0])
+            if whole and (chain.place, chain.prev) != self.kept:
+                raise Problem(self.key(self.log(chain.place)), "missing, or not on the chain of the newest index")
+            chain, between = (self.tail, chain.pieces) if whole else (chain, [])
+        return self.joined((self.segments(index, first, unusable) if index else []) + between, chain, first)
+
+    def joined(self, pieces, chain, first):
+        """In the order of the log: where one begins before the end of those before it, a promote has cut them there."""
+        joined = []
+        for piece in (piece for piece in pieces + chain.pieces if piece.end > first):
+            while joined and joined[-1].start >= piece.start:
+                joined.pop()
+            if joined and joined[-1].end < piece.start:
+                raise Problem(self.key(piece.path), f"the WAL before it ends at {show_lsn(joined[-1].end)}")
+            joined[-1:] = [before._replace(end=piece.start) for before in joined[-1:]] + [piece]
+        end = chain.place[1]
+        joined = [piece._replace(end=min(piece.end, end)) for piece in joined if piece.end > first and piece.start < end]
+        if not joined or joined[0].start > first:
+            raise Problem(self.name, f"the log has no WAL from {show_lsn(first)} on", "take a newer --backup")
+        for piece in joined:
+            if {timeline_at(self.tail.history, at) for at in (piece.start, piece.end - 1)} != {piece.timeline}:
+                raise Problem(self.key(piece.path), "its timeline is not the one of the log there")
+        return joined
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,34 +1,44 @@
 """The objects of a vault: header, signature, body. Written from docs/vault-format.md."""
 
+import contextlib
 import hashlib
 import json
 import subprocess
 import tempfile
 
 MAGIC, VERSION = b"HOLDFAST", 1
-MAX_HEADER = 65536
-MAX_STORED, MAX_PLAIN = 65 << 20, 64 << 20
+MAX_HEADER, MAX_STORED, MAX_PLAIN = 65536, 65 << 20, 64 << 20
 
 
 class Problem(Exception):
     """What is wrong, where, and what to do."""
 
-    def __init__(self, where, what, hint="fetch this object again and compare its versions (the page, step 2)"):
+    def __init__(self, where, what, hint="remove this file, fetch it again (the page, step 2), and compare its versions"):
         super().__init__(f"{where}: {what}\n  what to do: {hint}")
+        self.where = where
 
 
 class Untrusted(Problem):
     """The object is whole, but its writer is not believed."""
 
 
+@contextlib.contextmanager
+def reading(key, what):
+    """Nothing that an object says may end in an error that does not name the object."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise Problem(key, f"it cannot be read as {what} ({error!r})") from None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Ed25519 (RFC 8032, section 5.1.7). The standard library has none, and `openssl pkeyutl` differs between versions and
 # costs a process for every signature. Only verification: nothing here is secret, so nothing here need be constant-time.
 
-P = 2**255 - 19
-ORDER = 2**252 + 27742317777372353535851937790883648493
+P, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, P - 2, P) % P
 ROOT_OF_MINUS_ONE = pow(2, (P - 1) // 4, P)
+NEUTRAL = (1).to_bytes(32, "little")
 
 
 def add(a, b):
@@ -58,20 +68,17 @@ def point(text):
     """The point, or None where the bytes are no point or not its one proper form."""
     y = int.from_bytes(text, "little")
     sign, y = y >> 255, y & ((1 << 255) - 1)
-    if y >= P:
-        return None
     u, v = (y * y - 1) % P, (D * y * y + 1) % P
     x = u * pow(v, 3, P) * pow(u * pow(v, 7, P), (P - 5) // 8, P) % P
     if v * x * x % P == -u % P:
         x = x * ROOT_OF_MINUS_ONE % P
-    if v * x * x % P != u or (x == 0 and sign):
+    if y >= P or v * x * x % P != u or (x == 0 and sign):
         return None
     x = P - x if x & 1 != sign else x
     return x, y, 1, x * y % P
 
 
 BASE = point((4 * pow(5, P - 2, P) % P).to_bytes(32, "little"))
-NEUTRAL = (1).to_bytes(32, "little")
 
 
 def signature_holds(key, signature, message):
@@ -89,8 +96,10 @@ def signature_holds(key, signature, message):
 
 
 def lsn(text):
-    high, low = text.split("/")
-    return int(high, 16) << 32 | int(low, 16)
+    high, low = (int(half, 16) for half in text.split("/"))
+    if not (0 <= high < 1 << 32 and 0 <= low < 1 << 32):
+        raise ValueError(f"{text!r} is no position")
+    return high << 32 | low
 
 
 def show_lsn(position):
@@ -102,6 +111,8 @@ class Item:
 
     def __init__(self, folder, path):
         self.path, self.key = path, path.relative_to(folder).as_posix()
+        if not path.exists():
+            raise Problem(self.key, "missing", "fetch it again (the page, step 2)")
         with open(path, "rb") as file:
             start = file.read(14)
             if start[:8] != MAGIC or len(start) < 14:
@@ -112,23 +123,21 @@ class Item:
             if length > MAX_HEADER:
                 raise Problem(self.key, f"a header of {length} bytes; at most {MAX_HEADER} are allowed")
             self.block = start + file.read(length + 64)
-        if len(self.block) != 78 + length:
+        self.offset, self.verified = 78 + length, False
+        if len(self.block) != self.offset:
             raise Problem(self.key, "truncated: the header is not whole")
         self.digest = hashlib.sha256(self.block).hexdigest()
-        try:
-            self.header = json.loads(self.block[14 : 14 + length].decode())
+        with reading(self.key, "an object"):
+            self.header = json.loads(self.block[14:-64].decode())
             self.subject, self.kind = self.header["subject"], self.header["subject"]["kind"]
             self.owner = (bytes.fromhex(self.header["nonce"]), bytes.fromhex(self.header["key"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise Problem(self.key, f"its header cannot be read ({error})") from None
-        self.offset, self.body, self.verified = 78 + length, self.header.get("body"), False
-        self.check_lengths()
-
-    def check_lengths(self):
-        stored = self.path.stat().st_size - self.offset
-        expected = self.body["len"] if self.body else 0
-        if expected > MAX_STORED or (self.body and self.body["plain_len"] > MAX_PLAIN):
-            raise Problem(self.key, f"its header announces {expected} bytes, more than an object may have")
+            if [len(part) for part in self.owner] != [16, 32]:
+                raise ValueError("nonce or key of a wrong length")
+            self.body = self.header.get("body")
+            expected, plain = (self.body["len"], self.body["plain_len"]) if self.body else (0, 0)
+            stored = path.stat().st_size - self.offset
+            if not (0 <= expected <= MAX_STORED and 0 <= plain <= MAX_PLAIN):
+                raise Problem(self.key, f"its header announces {expected} bytes, {plain} when opened: no object is so long")
         if stored != expected:
             raise Problem(self.key, f"truncated or padded: {stored} bytes of body where the header says {expected}")
 
@@ -138,10 +147,10 @@ class Item:
             return
         if not signature_holds(self.owner[1], self.block[-64:], self.block[:-64]):
             raise Problem(self.key, "the signature does not hold")
-        voucher = self.header.get("voucher")
-        if voucher:
+        with reading(self.key, "an object with a voucher"):
+            voucher = self.header.get("voucher")
             text = b"holdfast-voucher-v1\n" + self.owner[0] + self.owner[1]
-            if not signature_holds(bytes.fromhex(voucher["key"]), bytes.fromhex(voucher["signature"]), text):
+            if voucher and not signature_holds(bytes.fromhex(voucher["key"]), bytes.fromhex(voucher["signature"]), text):
                 raise Problem(self.key, "the voucher's signature does not hold")
         self.verified = True
 
@@ -151,16 +160,13 @@ class Item:
             if self.subject.get(name) != value:
                 raise Problem(self.key, f"belongs elsewhere: {name} is {self.subject.get(name)!r} and not {value!r}")
 
-    def at(self):
-        return self.subject["epoch"], lsn(self.subject["start"])
-
     def read(self, keys):
         """The body as it was before it was sealed. `keys` is the identity file."""
         if not self.body:
             raise Problem(self.key, "it has no body")
         with open(self.path, "rb") as file:
             file.seek(self.offset)
-            stored = file.read()
+            stored = file.read(MAX_STORED)
         if hashlib.sha256(stored).hexdigest() != self.body["sha256"]:
             raise Problem(self.key, "damaged: the digest of its body is not the one that was signed")
         plain = stored if self.body["encoding"] == "plain" else self.unseal(stored, keys)
