@@ -1,6 +1,7 @@
 //! A bucket, keys, an agent and a relay as tasks, and writers that keep a ledger.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub(crate) mod later;
 pub(crate) mod takeover;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -33,6 +34,8 @@ pub(crate) struct Cloud {
     pub(crate) folder: tempfile::TempDir,
     secret: String,
     recipient: String,
+    /// Vouches for what is written; no key at first.
+    pub(crate) writer_key_file: Option<PathBuf>,
 }
 
 impl Cloud {
@@ -42,7 +45,7 @@ impl Cloud {
         let (secret, recipient) = generate_identity();
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("identity"), &secret).expect("writable");
-        let cloud = Self { weed, folder, secret, recipient };
+        let cloud = Self { weed, folder, secret, recipient, writer_key_file: None };
         cloud.bucket("vault", true).await;
         cloud
     }
@@ -102,7 +105,7 @@ impl Cloud {
             },
             ca_bundle: None,
             writers: Vec::new(),
-            writer_key_file: None,
+            writer_key_file: self.writer_key_file.clone(),
         }
     }
 
