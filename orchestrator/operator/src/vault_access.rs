@@ -260,14 +260,23 @@ pub struct ClusterVault {
     pub access: VaultAccess,
 }
 
-/// Opens a Vault with the rights of whoever asks the cluster: reads the object and its Secrets.
+/// Opens a Vault with the rights of whoever asks the cluster: reads the object and its Secrets. `endpoint` takes the place
+/// of the object's own, which may be a name that only the cluster knows.
 ///
 /// # Errors
 /// [`Error::Vault`] says what is missing; [`Error::Kube`].
-pub async fn from_cluster(client: &Client, namespace: &str, name: &str) -> Result<ClusterVault, Error> {
+pub async fn from_cluster(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    endpoint: Option<&str>,
+) -> Result<ClusterVault, Error> {
     let objects: Api<VaultObject> = Api::namespaced(client.clone(), namespace);
     let found = objects.get_opt(name).await.map_err(Error::kube(format!("read Vault {namespace}/{name}")))?;
-    let object = found.ok_or_else(|| VaultAccessError::NotFound { vault: format!("{namespace}/{name}") })?;
+    let mut object = found.ok_or_else(|| VaultAccessError::NotFound { vault: format!("{namespace}/{name}") })?;
+    if let Some(endpoint) = endpoint {
+        object.spec.endpoint = Some(endpoint.to_owned());
+    }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret =
         async |name: &str| secrets.get_opt(name).await.map_err(Error::kube(format!("read Secret {namespace}/{name}")));

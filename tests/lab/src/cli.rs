@@ -65,7 +65,7 @@ enum Verb {
     Kill { site: Site },
     /// Give a site its power back: it starts from its disks
     Restore { site: Site },
-    /// Print what a shell must evaluate: the cluster for kubectl, and the site's keys to the bucket
+    /// Print what a shell must evaluate: the cluster for kubectl, the site's keys to the bucket, and where that is
     Env { site: Site },
     /// Kill the bucket's S3 server (stop), or start it on its data (start)
     Cloud {
@@ -247,6 +247,8 @@ fn print_environment(site: Site) -> Result<()> {
     print(format_args!("export KUBECONFIG='{}'", site.kubeconfig().display()));
     print(format_args!("export AWS_ACCESS_KEY_ID='{}'", credentials.access_key));
     print(format_args!("export AWS_SECRET_ACCESS_KEY='{}'", credentials.secret_key));
+    // The Vaults' own endpoint is a name that pods know and this machine does not.
+    print(format_args!("export AWS_ENDPOINT_URL='{}'", lab.cloud().endpoint()));
     if machine::find_program("kubectl").is_none()
         && let Some(folder) = site.kubectl_program().parent()
     {

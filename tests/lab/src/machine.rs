@@ -18,6 +18,7 @@ const PACKAGES: &[&str] = &[
     "containerd",
     "containernetworking-plugins",
     "coreutils",
+    "curl",
     "debootstrap",
     "gcc",
     "iproute2",

@@ -43,11 +43,21 @@ impl Story {
     /// A fresh lab with Holdfast on both sites and nothing else. The story's files are in
     /// `target/stories/NAME`.
     pub async fn begin(name: &str) -> Result<Self> {
-        Self::begin_in(&repository().join("target/stories").join(name.replace(' ', "-")), options()).await
+        Self::begin_in(&folder_of(name), options()).await
     }
 
     /// The same, with its files in `folder`, which is emptied, and the lab's options chosen.
     pub async fn begin_in(folder: &std::path::Path, options: Options) -> Result<Self> {
+        let story = Self::begin_empty(folder, options).await?;
+        let started = Instant::now();
+        let install = |site| story.setup.install_holdfast(&story.lab, site);
+        tokio::try_join!(install(Site::Primary), install(Site::Standby))?;
+        println!("Holdfast installed after {:.1} s", started.elapsed().as_secs_f64());
+        Ok(story)
+    }
+
+    /// A fresh lab with nothing on it.
+    async fn begin_empty(folder: &std::path::Path, options: Options) -> Result<Self> {
         if folder.exists() {
             fs::remove_dir_all(folder).with_context(|| format!("emptying {}", folder.display()))?;
         }
@@ -57,11 +67,7 @@ impl Story {
         let lab = Lab::up(options).await?;
         println!("lab up after {:.1} s", started.elapsed().as_secs_f64());
         let setup = Setup::new(&folder, &lab.cloud().endpoint_in_sites())?;
-        let story = Self { lab, folder, setup, ledgers: Vec::new() };
-        let install = |site| story.setup.install_holdfast(&story.lab, site);
-        tokio::try_join!(install(Site::Primary), install(Site::Standby))?;
-        println!("Holdfast installed after {:.1} s", started.elapsed().as_secs_f64());
-        Ok(story)
+        Ok(Self { lab, folder, setup, ledgers: Vec::new() })
     }
 
     /// Where this story's files are.
@@ -285,7 +291,20 @@ pub fn options() -> Options {
 
 /// Tells a story on a fresh lab. When it fails, what both sites looked like is written into its folder.
 pub async fn story(name: &str, tell: impl AsyncFnOnce(&mut Story) -> Result<()>) -> Result<()> {
-    let mut story = Story::begin(name).await?;
+    tell_on(Story::begin(name).await?, tell).await
+}
+
+/// The same, on clusters that Holdfast is not installed on.
+pub async fn story_on_empty_clusters(name: &str, tell: impl AsyncFnOnce(&mut Story) -> Result<()>) -> Result<()> {
+    tell_on(Story::begin_empty(&folder_of(name), options()).await?, tell).await
+}
+
+/// Where the files of a story are.
+fn folder_of(name: &str) -> PathBuf {
+    repository().join("target/stories").join(name.replace(' ', "-"))
+}
+
+async fn tell_on(mut story: Story, tell: impl AsyncFnOnce(&mut Story) -> Result<()>) -> Result<()> {
     let told = tell(&mut story).await;
     if told.is_err() {
         let folder = story.folder().join("failure");

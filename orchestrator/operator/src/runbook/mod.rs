@@ -111,22 +111,98 @@ mod tests {
         assert!(start("registration") < start("lab"), "registration starts before lab");
     }
 
-    /// What a heredoc of the page writes into the file.
-    fn file(text: &str, name: &str) -> String {
-        let after = text.split(&format!("cat > {name} <<'END'\n")).nth(1).unwrap_or_else(|| panic!("no {name}"));
-        after.split("\n    END").next().unwrap().trim().to_owned()
+    /// The blocks of the page, and what stands between them.
+    fn blocks(text: &str) -> (Vec<String>, String) {
+        let (mut blocks, mut between, mut inside) = (Vec::new(), String::new(), None::<String>);
+        for line in text.lines() {
+            match (&mut inside, line) {
+                (None, "```sh") => inside = Some(String::new()),
+                (Some(block), "```") => {
+                    blocks.push(std::mem::take(block));
+                    inside = None;
+                }
+                (Some(block), _) => *block += &format!("{line}\n"),
+                (None, _) => between += &format!("{line}\n"),
+            }
+        }
+        assert!(inside.is_none(), "a block without an end");
+        (blocks, between)
+    }
+
+    fn bash(folder: &std::path::Path, arguments: &[&str]) -> std::process::Output {
+        std::process::Command::new("bash").args(arguments).current_dir(folder).output().expect("bash runs")
+    }
+
+    #[test]
+    fn every_block_can_be_pasted_as_it_is_printed() {
+        let text = page().render();
+        let (blocks, between) = blocks(&text);
+        assert!(blocks.len() > 20, "{}", blocks.len());
+        for block in blocks {
+            // A heredoc without its end is a warning only.
+            let parsed = bash(&std::env::temp_dir(), &["-n", "-c", &block]);
+            let said = String::from_utf8_lossy(&parsed.stderr);
+            assert!(parsed.status.success() && said.is_empty(), "{said}\n{block}");
+        }
+        for line in between.lines() {
+            assert!(!line.starts_with("    ") && !line.contains("<<"), "a command outside of a block: {line}");
+        }
     }
 
     #[test]
     fn the_files_of_the_way_by_hand_are_what_the_programs_read() {
         use holdfast_dataplane::config::{AgentConfig, RelayConfig, RestoreConfig};
-        let text = page().render();
-        let _: holdfast_vault::VaultConfig = serde_json::from_str(&file(&text, "vault.json")).unwrap();
-        let relay: RelayConfig = serde_json::from_str(&file(&text, "registration-relay.json")).unwrap();
-        let restore: RestoreConfig = serde_json::from_str(&file(&text, "registration-restore.json")).unwrap();
-        let agent: AgentConfig = serde_json::from_str(&file(&text, "registration-agent.json")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("registration.instance"), "hand-registration-20261127-010203\n").unwrap();
+        let (blocks, _) = blocks(&page().render());
+        // bash itself writes the files: what stands from each `cat >` to its END.
+        for block in &blocks {
+            let mut rest = block.as_str();
+            while let Some(start) = rest.find("cat > ") {
+                let end = rest[start..].find("\nEND\n").expect("an end") + start + "\nEND\n".len();
+                assert!(bash(folder.path(), &["-c", &rest[start..end]]).status.success());
+                rest = &rest[end..];
+            }
+        }
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let vault: holdfast_vault::VaultConfig = serde_json::from_str(&read("vault.json")).unwrap();
+        let relay: RelayConfig = serde_json::from_str(&read("registration-relay.json")).unwrap();
+        let restore: RestoreConfig = serde_json::from_str(&read("registration-restore.json")).unwrap();
+        let agent: AgentConfig = serde_json::from_str(&read("registration-agent.json")).unwrap();
         assert_eq!(restore.primary.port, relay.serve.port());
-        assert_eq!((restore.instance_id, restore.name), (agent.instance_id, agent.name));
+        assert_eq!((&restore.instance_id, &restore.name), (&agent.instance_id, &agent.name));
+        assert_eq!(agent.instance_id, "hand-registration-20261127-010203");
+        assert_eq!([&relay.vault, &restore.vault, &agent.vault], [&vault; 3]);
+    }
+
+    #[test]
+    fn what_a_name_says_is_never_run() {
+        let mut page = page();
+        let (_, vault) = page.vault.as_mut().unwrap();
+        vault.encryption.recipients = vec!["age1$(touch owned)`touch owned`\\".to_owned()];
+        let folder = tempfile::tempdir().unwrap();
+        let text = page.render();
+        let start = text.find("cat > registration-agent.json").unwrap();
+        let end = text[start..].find("\nEND\n").unwrap() + start + "\nEND\n".len();
+        assert!(bash(folder.path(), &["-c", &text[start..end]]).status.success());
+        assert!(!folder.path().join("owned").exists());
+        let written = std::fs::read_to_string(folder.path().join("registration-agent.json")).unwrap();
+        assert!(written.contains(r#""age1$(touch owned)`touch owned`\\""#), "{written}");
+    }
+
+    #[test]
+    fn every_execution_has_a_name_of_its_own() {
+        let mut page = page();
+        page.plan = "the-general-hospital-of-the-county".into();
+        let text = page.render();
+        for variable in ["FAILOVER", "DRILL"] {
+            let line = text.lines().find(|l| l.starts_with(&format!("{variable}="))).expect("a name");
+            let echo = bash(&std::env::temp_dir(), &["-c", &format!("{line}; printf %s ${variable}")]);
+            let name = String::from_utf8(echo.stdout).unwrap();
+            assert!(name.starts_with("the-general-hospital-of-2") && name.len() <= 40, "{name}");
+            assert!(text.contains(&format!("metadata: {{name: ${variable}, ")));
+        }
+        assert!(!text.contains("county-1"));
     }
 
     #[test]

@@ -23,6 +23,10 @@ const LIBRARIES: &[&str] = &[
 ];
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 const AUTHORITIES: &str = "etc/ssl/certs/ca-certificates.crt";
+const ENVIRONMENT: [&str; 2] = ["PATH=/usr/local/bin", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"];
+const PASSWD: &str = "root:x:0:0:root:/:/nologin\nnonroot:x:65532:65532:nonroot:/tmp:/nologin\n";
+const GROUP: &str = "root:x:0:\nnonroot:x:65532:\n";
+const NSSWITCH: &str = "hosts: files dns\n";
 
 /// An image that is ready to be imported.
 #[derive(Clone, Debug)]
@@ -60,7 +64,7 @@ pub(crate) fn build_app(paths: &Paths, root: &Path, name: &str) -> Result<AppIma
     write_layer(layer.path(), root, name, &binary).doing(|| format!("write the image of {}", binary.display()))?;
     let config = ImageConfig {
         entrypoint: vec![format!("/usr/local/bin/{name}")],
-        env: vec!["PATH=/usr/local/bin".into(), "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt".into()],
+        env: ENVIRONMENT.map(Into::into).to_vec(),
         user: USER.into(),
     };
     let id = archive::write(&archive, &tag, layer.path(), &config)?;
@@ -87,10 +91,9 @@ fn write_layer(layer: &Path, root: &Path, name: &str, binary: &Path) -> io::Resu
     append_folder(&mut tar, "tmp", 0o1777)?;
     append_link(&mut tar, "lib", "usr/lib")?;
     append_link(&mut tar, "lib64", "usr/lib64")?;
-    let passwd = "root:x:0:0:root:/:/nologin\nnonroot:x:65532:65532:nonroot:/tmp:/nologin\n";
-    append_bytes(&mut tar, "etc/passwd", 0o644, passwd.as_bytes())?;
-    append_bytes(&mut tar, "etc/group", 0o644, b"root:x:0:\nnonroot:x:65532:\n")?;
-    append_bytes(&mut tar, "etc/nsswitch.conf", 0o644, b"hosts: files dns\n")?;
+    append_bytes(&mut tar, "etc/passwd", 0o644, PASSWD.as_bytes())?;
+    append_bytes(&mut tar, "etc/group", 0o644, GROUP.as_bytes())?;
+    append_bytes(&mut tar, "etc/nsswitch.conf", 0o644, NSSWITCH.as_bytes())?;
     append_file(&mut tar, AUTHORITIES, 0o644, &root.join(AUTHORITIES))?;
     for library in LIBRARIES.iter().chain([&LOADER]) {
         append_file(&mut tar, &format!("usr/{library}"), 0o755, &root.join(library))?;
@@ -105,4 +108,35 @@ fn stamp(binary: &Path) -> Result<String> {
     let modified = metadata.modified().doing(|| format!("look at {}", binary.display()))?;
     let age = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(format!("{}-{}", metadata.len(), age.as_nanos()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody builds the Containerfile here, so what it says is held to what the lab's images are.
+    #[test]
+    fn the_containerfile_makes_the_same_image() {
+        let file = include_str!("../../../../Containerfile");
+        let has = |text: &str| assert!(file.contains(text), "the Containerfile does not say {text}");
+        has(&format!("\nUSER {USER}\n"));
+        has(&format!("\nENV {}\n", ENVIRONMENT.join(" ")));
+        has(&format!("/{AUTHORITIES} "));
+        for text in [PASSWD, GROUP, NSSWITCH] {
+            has(&format!("printf '{}' > ", text.replace('\n', "\\n")));
+        }
+        let library = |path: &str| Path::new(path).file_name().unwrap().to_str().unwrap().to_owned();
+        let libraries: Vec<_> = LIBRARIES.iter().map(|path| library(path)).collect();
+        has(&format!("for library in {};", libraries.join(" ")));
+        assert!(library(LOADER).starts_with("ld-linux"), "what the Containerfile looks for");
+        for name in ["holdfast", "hospital"] {
+            // The tag that the manifests ask for, and the entrypoint.
+            has(&format!("podman build -t {name}:{} ", env!("CARGO_PKG_VERSION")));
+            has(&format!("FROM scratch AS image-{name}\nENTRYPOINT [\"/usr/local/bin/{name}\"]\n"));
+        }
+        let rust = include_str!("../../../../Cargo.toml").lines().find_map(|line| line.strip_prefix("rust-version = "));
+        has(&format!("rust:{}-bookworm", rust.unwrap().trim_matches('"')));
+        let operator = include_str!("../../../../manifests/base/deployment.yaml");
+        assert!(operator.contains(&format!("image: holdfast:{}\n", env!("CARGO_PKG_VERSION"))));
+    }
 }

@@ -31,8 +31,9 @@ pub(crate) struct Where {
     /// Everything of the vault is below this prefix.
     #[arg(long, global = true, value_name = "PREFIX", default_value = "")]
     prefix: String,
-    /// The S3 endpoint; AWS itself when left out.
-    #[arg(long, global = true, value_name = "URL", env = "AWS_ENDPOINT_URL")]
+    /// The S3 endpoint, in place of the Vault object's, which may be a name that only its cluster knows. Left out:
+    /// AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, then the Vault object's, then AWS itself.
+    #[arg(long, global = true, value_name = "URL")]
     endpoint: Option<Url>,
     /// The region that requests are signed for.
     #[arg(long, global = true, value_name = "REGION", env = "AWS_REGION", default_value = "us-east-1")]
@@ -106,10 +107,17 @@ impl Where {
         let name = self.vault.as_deref().unwrap_or_default();
         let client = kube::Client::try_default().await.context("no cluster to ask; set KUBECONFIG")?;
         let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-        vault_access::from_cluster(&client, &namespace, name).await.map_err(|error| {
-            let place = format!("Vault {namespace}/{name}");
-            Failed::new(error.to_string(), place, "correct the name or -n, or what the message names").into()
-        })
+        let endpoint = self.endpoint()?;
+        vault_access::from_cluster(&client, &namespace, name, endpoint.as_ref().map(Url::as_str)).await.map_err(
+            |error| {
+                let place = format!("Vault {namespace}/{name}");
+                Failed::new(error.to_string(), place, "correct the name or -n, or what the message names").into()
+            },
+        )
+    }
+
+    fn endpoint(&self) -> anyhow::Result<Option<Url>> {
+        endpoint(self.endpoint.clone(), |name| env::var(name).ok())
     }
 
     fn own_config(&self) -> anyhow::Result<VaultConfig> {
@@ -122,7 +130,7 @@ impl Where {
             return Err(Failed::new("no vault is named", "", to_do).into());
         };
         Ok(VaultConfig {
-            endpoint: self.endpoint.clone(),
+            endpoint: self.endpoint()?,
             region: self.region.clone(),
             prefix: self.prefix.clone(),
             retention_days: self.retention_days,
@@ -148,5 +156,42 @@ impl Where {
         }
         let to_do = "give --credentials DIR, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
         Err(Failed::new("there are no credentials for the bucket", "", to_do).into())
+    }
+}
+
+/// What a person says, else the environment, in the order of the AWS tools.
+fn endpoint(said: Option<Url>, variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Option<Url>> {
+    if said.is_some() {
+        return Ok(said);
+    }
+    let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+    let set = names.into_iter().find_map(|name| variable(name).filter(|url| !url.is_empty()).map(|url| (name, url)));
+    let Some((name, url)) = set else { return Ok(None) };
+    let to_do = "write it as https://host:port, or unset it";
+    url.parse().map(Some).map_err(|error| Failed::new(format!("{name} is not a URL: {error}"), url, to_do).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_is_said_comes_before_the_environment() {
+        let url = |text: &str| text.parse::<Url>().unwrap();
+        let environment = |s3: Option<&'static str>, all: Option<&'static str>| {
+            move |name: &str| if name.ends_with("_S3") { s3 } else { all }.map(str::to_owned)
+        };
+        let (s3, all) = ("http://s3:8333", "http://all:1");
+        let cases = [
+            (Some(url("http://said:9")), Some(s3), Some(all), Some(url("http://said:9"))),
+            (None, Some(s3), Some(all), Some(url(s3))),
+            (None, Some(""), Some(all), Some(url(all))),
+            (None, None, None, None),
+        ];
+        for (said, s3, all, expected) in cases {
+            assert_eq!(endpoint(said, environment(s3, all)).unwrap(), expected);
+        }
+        let error = endpoint(None, environment(None, Some("s3.cloud"))).unwrap_err().to_string();
+        assert!(error.contains("AWS_ENDPOINT_URL"), "{error}");
     }
 }
