@@ -14,6 +14,7 @@ use crate::execution::metrics::RunMetrics;
 use crate::metrics::Metrics;
 use crate::pod::AddressCache;
 use crate::standby_database::LagTrackers;
+use crate::vault::Suitability;
 use crate::vault::metrics::CheckMetrics;
 use crate::vault_access::VaultCache;
 
@@ -47,6 +48,7 @@ pub struct Context {
     pub(crate) applied: AppliedCache,
     pub(crate) addresses: AddressCache,
     pub(crate) lags: LagTrackers,
+    pub(crate) suitability: Suitability,
 }
 
 impl Context {
@@ -71,6 +73,7 @@ impl Context {
             vaults: VaultCache::default(),
             applied: AppliedCache::default(),
             addresses: AddressCache::default(),
+            suitability: Suitability::default(),
             lags: LagTrackers::default(),
         }))
     }

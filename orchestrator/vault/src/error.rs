@@ -72,6 +72,14 @@ pub enum VaultError {
         /// The bucket.
         bucket: String,
     },
+    /// The store does not keep what a vault is built on.
+    #[error("the store of bucket `{bucket}` is not suitable for a vault: {detail}")]
+    UnsuitableStore {
+        /// The bucket.
+        bucket: String,
+        /// Each check that failed, what was seen, and why that matters.
+        detail: String,
+    },
     /// The name belongs to another database.
     #[error("`{name}` in this vault is the database with system identifier {stored}, not {given}")]
     OtherSystem {
@@ -152,6 +160,7 @@ impl VaultError {
             Self::BadCredentials { .. } => "BadCredentials",
             Self::LockNotEnforced { .. } => "LockNotEnforced",
             Self::ConditionNotHonoured { .. } => "ConditionNotHonoured",
+            Self::UnsuitableStore { .. } => "UnsuitableStore",
             Self::OtherSystem { .. } => "OtherSystem",
             Self::UnknownDatabase { .. } => "UnknownDatabase",
             Self::WriterNotTrusted { .. } => "WriterNotTrusted",
@@ -186,6 +195,9 @@ impl VaultError {
             Self::BadCredentials { .. } => "check the access key and the secret in the Vault's credentials Secret",
             Self::LockNotEnforced { .. } | Self::ConditionNotHonoured { .. } => {
                 "use another store: this one cannot hold a vault"
+            }
+            Self::UnsuitableStore { .. } => {
+                "use another store; `holdfast vault conformance` makes every check and says what was seen"
             }
             Self::OtherSystem { .. } => {
                 "give this database a name of its own in the vault, or point it at the database that the name belongs to"

@@ -14,6 +14,7 @@ mod catalogue;
 mod census;
 mod check;
 mod config;
+pub mod conformance;
 mod copy;
 pub mod cost;
 mod database;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use s3s::dto::Metadata;
 use s3s::{S3Result, s3_error};
 use sha2::{Digest, Sha256};
 
@@ -28,6 +29,7 @@ pub(crate) struct Version {
     pub(crate) body: Option<Bytes>,
     pub(crate) retention: Option<Retention>,
     pub(crate) hold: bool,
+    pub(crate) metadata: Option<Metadata>,
     /// The exact time, for what a fault hides for a while.
     pub(crate) seen: Timestamp,
 }
@@ -51,6 +53,7 @@ pub(crate) struct Put {
     pub(crate) body: Bytes,
     pub(crate) retention: Option<Retention>,
     pub(crate) hold: bool,
+    pub(crate) metadata: Option<Metadata>,
     pub(crate) if_absent: bool,
 }
 
@@ -119,7 +122,8 @@ impl Bucket {
         let body =
             if world.on(Fault::TornWrites) { put.body.slice(..put.body.len().saturating_sub(1)) } else { put.body };
         let retention = put.retention.or_else(|| self.settings.default_retention(now));
-        let version = Version { id, at: whole(now), body: Some(body), retention, hold: put.hold, seen: now };
+        let (at, body, metadata) = (whole(now), Some(body), put.metadata);
+        let version = Version { id, at, body, retention, hold: put.hold, metadata, seen: now };
         let id = version.id.clone();
         self.push(key, version, world);
         id
@@ -199,7 +203,8 @@ impl Bucket {
             return Deleted { id: None, marker: false };
         }
         let (id, now) = (self.next_id(world), world.clock.now());
-        let marker = Version { id: id.clone(), at: whole(now), body: None, retention: None, hold: false, seen: now };
+        let (at, retention, metadata) = (whole(now), None, None);
+        let marker = Version { id: id.clone(), at, body: None, retention, hold: false, metadata, seen: now };
         self.push(key, marker, world);
         Deleted { id: Some(id), marker: true }
     }

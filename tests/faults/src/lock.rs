@@ -99,7 +99,7 @@ mod tests {
     fn locked(compliance: bool, until: i64) -> Version {
         let retention = Some(Retention { compliance, until: at(until) });
         let (id, body) = ("1".to_owned(), Some(Bytes::new()));
-        Version { id, at: at(0), body, retention, hold: false, seen: at(0) }
+        Version { id, at: at(0), body, retention, hold: false, metadata: None, seen: at(0) }
     }
 
     #[test]

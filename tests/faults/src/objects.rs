@@ -89,7 +89,8 @@ pub(crate) fn checked_put(input: &PutObjectInput, headers: &HeaderMap, body: Byt
     if input.if_match.is_some() || input.if_none_match.as_ref().is_some_and(|condition| !condition.is_any()) {
         return Err(s3_error!(NotImplemented, "only If-None-Match: * is understood"));
     }
-    Ok(Put { body, retention: lock::stored(asked, world), hold, if_absent: input.if_none_match.is_some() })
+    let (retention, metadata) = (lock::stored(asked, world), input.metadata.clone());
+    Ok(Put { body, retention, hold, metadata, if_absent: input.if_none_match.is_some() })
 }
 
 /// Whether the checksums of a PUT fit its body.
@@ -103,11 +104,21 @@ pub(crate) fn fits(input: &PutObjectInput, body: &Bytes) -> bool {
     };
     hasher.update(body);
     let sums = hasher.finalize();
-    sums.checksum_crc32 == input.checksum_crc32
+    md5_fits(input.content_md5.as_deref(), body)
+        && sums.checksum_crc32 == input.checksum_crc32
         && sums.checksum_crc32c == input.checksum_crc32c
         && sums.checksum_sha1 == input.checksum_sha1
         && sums.checksum_sha256 == input.checksum_sha256
         && sums.checksum_crc64nvme == input.checksum_crc64nvme
+}
+
+fn md5_fits(given: Option<&str>, body: &Bytes) -> bool {
+    use base64::Engine;
+    use s3s::crypto::{Checksum, Md5};
+    let Some(given) = given else { return true };
+    let mut hasher = Md5::new();
+    hasher.update(body);
+    base64::engine::general_purpose::STANDARD.encode(hasher.finalize()) == given
 }
 
 /// The version that a read is about, or why there is none.
@@ -166,6 +177,7 @@ pub(crate) fn got(version: &Version, input: &GetObjectInput, world: &World) -> S
         e_tag: Some(dto::ETag::Strong(version.etag())),
         version_id: Some(version.id.clone()).filter(|_| !world.on(Fault::NoVersionIds)),
         checksum_sha256: sum.then(|| sha256_of(&body)),
+        metadata: version.metadata.clone(),
         object_lock_mode: lock.map(mode_of),
         object_lock_retain_until_date: lock.map(|lock| time(lock.until)),
         ..GetObjectOutput::default()
@@ -188,6 +200,7 @@ pub(crate) fn headed(version: &Version, world: &World) -> HeadObjectOutput {
         last_modified: Some(last_modified(version, world)),
         e_tag: Some(dto::ETag::Strong(version.etag())),
         version_id: Some(version.id.clone()).filter(|_| !world.on(Fault::NoVersionIds)),
+        metadata: version.metadata.clone(),
         object_lock_mode: lock.map(mode_of),
         object_lock_retain_until_date: lock.map(|lock| time(lock.until)),
         ..HeadObjectOutput::default()

@@ -149,7 +149,8 @@ impl S3 for Operations {
         let retention = lock::stored(asked, world).filter(|_| !world.on(Fault::LockDroppedByCopy));
         let hold = holds(input.object_lock_legal_hold_status.as_ref());
         let etag = ETag::Strong(source.etag());
-        let put = Put { body: source.body.unwrap_or_default(), retention, hold, if_absent: false };
+        let metadata = source.metadata;
+        let put = Put { body: source.body.unwrap_or_default(), retention, hold, metadata, if_absent: false };
         let id = self.store(&input.bucket, &input.key, put).await?;
         let result = CopyObjectResult {
             e_tag: Some(etag),
@@ -250,7 +251,8 @@ impl S3 for Operations {
         let hold = holds(input.object_lock_legal_hold_status.as_ref());
         let id = format!("u{:016x}", rand::random::<u64>());
         self.with(&input.bucket, |bucket| {
-            let upload = Upload { key: input.key.clone(), retention, hold, ..Upload::default() };
+            let metadata = input.metadata.clone();
+            let upload = Upload { key: input.key.clone(), retention, hold, metadata, ..Upload::default() };
             bucket.uploads.insert(id.clone(), upload);
             Ok(())
         })?;
@@ -280,7 +282,8 @@ impl S3 for Operations {
             let upload = bucket.uploads.get(&input.upload_id).filter(|upload| upload.key == input.key);
             let upload = upload.ok_or_else(|| s3_error!(NoSuchUpload))?;
             let (body, if_absent) = (upload.assemble(&named)?, input.if_none_match.is_some());
-            Ok(Put { body, retention: upload.retention, hold: upload.hold, if_absent })
+            let (hold, metadata) = (upload.hold, upload.metadata.clone());
+            Ok(Put { body, retention: upload.retention, hold, metadata, if_absent })
         })?;
         let id = self.store(&input.bucket, &input.key, put).await?;
         self.with(&input.bucket, |bucket| Ok(bucket.uploads.remove(&input.upload_id)))?;

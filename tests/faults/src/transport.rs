@@ -24,6 +24,8 @@ use crate::operations::{Buckets, Operations};
 
 /// Below it, the switches; everything else is S3.
 const SWITCHES: &str = "/-/faults";
+/// How long what is sent before a cut has to go out.
+const FLUSH: Duration = Duration::from_millis(20);
 const EFFECT_DELAY: Duration = Duration::from_millis(400);
 /// The longest body of a request: a part of an upload in parts at its most.
 const MAX_BODY: usize = 256 << 20;
@@ -132,8 +134,15 @@ impl Transport {
     fn damaged(&self, mut parts: http::response::Parts, body: Bytes) -> Response<Body> {
         if self.world.on(Fault::TornReads) && body.len() > 1 {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-            let pieces = [Ok(Frame::data(body.slice(..body.len() / 2))), Err(Cut)];
-            return Response::from_parts(parts, StreamBody::new(stream::iter(pieces)).boxed_unsync());
+            use futures::StreamExt;
+            let half = Ok(Frame::data(body.slice(..body.len() / 2)));
+            // The first half goes out before the cut: an error at once would take the head of the answer with it.
+            let cut = stream::once(async {
+                tokio::time::sleep(FLUSH).await;
+                Err(Cut)
+            });
+            let pieces = stream::iter([half]).chain(cut);
+            return Response::from_parts(parts, StreamBody::new(pieces).boxed_unsync());
         }
         let mut body = body;
         if self.world.on(Fault::TruncatedReads) && !body.is_empty() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use s3s::dto::CompletedPart;
+use s3s::dto::{CompletedPart, Metadata};
 use s3s::{S3Result, s3_error};
 
 use crate::lock::Retention;
@@ -14,6 +14,7 @@ pub(crate) struct Upload {
     pub(crate) key: String,
     pub(crate) retention: Option<Retention>,
     pub(crate) hold: bool,
+    pub(crate) metadata: Option<Metadata>,
     pub(crate) parts: BTreeMap<i32, Bytes>,
 }
 

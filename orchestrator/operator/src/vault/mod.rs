@@ -4,6 +4,7 @@ mod due;
 pub(crate) mod metrics;
 mod observe;
 mod status;
+mod suitability;
 mod writers;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 pub(crate) use observe::reason;
+pub(crate) use suitability::Suitability;
 
 use crate::{Context, Error};
 

@@ -1,10 +1,13 @@
 //! What the bucket says when it is tried.
 
+use std::time::Instant;
+
 use holdfast_api::Vault;
 use holdfast_api::common::sentence;
 use holdfast_api::condition::reasons;
 use holdfast_vault::{LockProbe, ProbeOptions, StoreErrorKind, VaultError};
 
+use super::suitability::Known;
 use crate::{Context, Error};
 
 /// What was found out.
@@ -50,13 +53,40 @@ pub(crate) async fn observe(vault: &Vault, ctx: &Context, probe: bool) -> Result
         }
         Err(error) => return Err(error),
     };
-    let observed = if probe { probe_lock(&access.vault).await } else { reach(&access.vault).await };
+    let observed = match probe {
+        true => probe_store(vault, &access.vault, ctx).await,
+        false => reach(&access.vault).await,
+    };
     Ok(observed.unwrap_or_else(|error| faulty(&error, vault.spec.endpoint.as_deref())))
 }
 
 async fn reach(vault: &holdfast_vault::Vault) -> Result<Observed, VaultError> {
     let clock_skew_seconds = vault.reach().await?.clock_skew_seconds;
     Ok(Observed::Sound { clock_skew_seconds, probed: None })
+}
+
+/// Probes the lock, and tries once for each bucket and prefix whether the store is suitable at all. A store that was
+/// refused is not tried again, nor probed, until something changed or some time went by.
+async fn probe_store(object: &Vault, vault: &holdfast_vault::Vault, ctx: &Context) -> Result<Observed, VaultError> {
+    let known = ctx.suitability.known(object, Instant::now());
+    if let Known::Refused(error) = known {
+        return Err(error);
+    }
+    let observed = probe_lock(vault).await?;
+    if let Known::Suitable = known {
+        return Ok(observed);
+    }
+    match vault.check_store().await {
+        // Next time, then.
+        Ok(report) if report.is_void() => {}
+        Ok(_) => ctx.suitability.remember(object, None, Instant::now()),
+        Err(error @ VaultError::UnsuitableStore { .. }) => {
+            ctx.suitability.remember(object, Some(&error), Instant::now());
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(observed)
 }
 
 async fn probe_lock(vault: &holdfast_vault::Vault) -> Result<Observed, VaultError> {
@@ -96,7 +126,7 @@ pub(crate) fn reason(error: &VaultError) -> &'static str {
         VaultError::NoSuchBucket { .. } => reasons::NO_SUCH_BUCKET,
         VaultError::BadCredentials { .. } => reasons::BAD_CREDENTIALS,
         VaultError::LockNotEnforced { .. } => reasons::LOCK_NOT_ENFORCED,
-        VaultError::ConditionNotHonoured { .. } => reasons::UNSUITABLE_STORE,
+        VaultError::ConditionNotHonoured { .. } | VaultError::UnsuitableStore { .. } => reasons::UNSUITABLE_STORE,
         VaultError::BadConfig { .. } | VaultError::BadName { .. } => reasons::INVALID_SPEC,
         VaultError::Store(error) => match error.kind {
             Unreachable | Throttled | Damaged => reasons::VAULT_UNREACHABLE,
@@ -111,6 +141,17 @@ pub(crate) fn reason(error: &VaultError) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unsuitable_store_names_the_check_and_what_to_do() {
+        let detail = "list-is-sorted: keys are listed in this order: b, a (the reason)".to_owned();
+        let error = VaultError::UnsuitableStore { bucket: "b00".into(), detail };
+        let Observed::Faulty { reason, message, .. } = faulty(&error, None) else { panic!("it is faulty") };
+        assert_eq!(reason, reasons::UNSUITABLE_STORE);
+        for part in ["`b00`", "list-is-sorted", "To do: use another store", "holdfast vault conformance"] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+    }
 
     #[test]
     fn a_fault_says_what_where_and_what_to_do() {

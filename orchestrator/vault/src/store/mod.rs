@@ -6,6 +6,7 @@ mod forbidden;
 mod hedge;
 mod http;
 mod memory;
+mod raw;
 mod s3;
 mod s3_forbidden;
 mod tls;
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 
 pub use forbidden::{Answer, Forbidden};
 pub use memory::{MemoryStore, Toxics};
+pub(crate) use raw::{Asked, Get, Got, List, Put, Raw, Refusal, Reply, Sum, Tamper, seconds};
 pub use s3::S3Store;
 pub use url::UrlStore;
 
@@ -265,6 +267,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What was sent so far.
     fn traffic(&self) -> Traffic {
         Traffic::default()
+    }
+    /// The store as S3, for who sends requests of its own; none when it is not.
+    fn as_s3(&self) -> Option<&S3Store> {
+        None
     }
     /// The bucket's settings.
     fn bucket(&self) -> BoxFuture<'_, Result<BucketFacts, StoreError>>;

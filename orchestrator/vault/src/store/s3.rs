@@ -38,7 +38,7 @@ pub struct S3Store {
     pub(super) bucket: String,
     retention: Duration,
     chunk_retention: Duration,
-    clock: Arc<StoreClock>,
+    pub(super) clock: Arc<StoreClock>,
     hedger: Hedger,
     /// The same for reads, whose times are others.
     reads: Hedger,
@@ -486,6 +486,10 @@ impl Store for S3Store {
 
     fn lifecycle(&self) -> BoxFuture<'_, Result<Option<LifecycleFacts>, StoreError>> {
         self.lifecycle_facts().boxed()
+    }
+
+    fn as_s3(&self) -> Option<&S3Store> {
+        Some(self)
     }
 
     fn bucket(&self) -> BoxFuture<'_, Result<BucketFacts, StoreError>> {

@@ -2,6 +2,7 @@
 
 mod check;
 mod compact;
+mod conformance;
 mod copy;
 mod cost;
 mod hold;
@@ -36,6 +37,7 @@ pub(crate) struct Vault {
 enum VaultCommand {
     Check(check::Check),
     Compact(compact::Compact),
+    Conformance(conformance::Conformance),
     Cost(cost::Cost),
     Hold(hold::Hold),
     Janitor(janitor::Janitor),
@@ -52,6 +54,7 @@ impl Vault {
         let result = match self.command {
             VaultCommand::Check(check) => check.run(&self.place).await,
             VaultCommand::Compact(compact) => compact.run(&self.place).await,
+            VaultCommand::Conformance(conformance) => conformance.run(&self.place).await,
             VaultCommand::Cost(cost) => cost.run(&self.place).await,
             VaultCommand::Hold(hold) => hold.run(&self.place).await,
             VaultCommand::Janitor(janitor) => janitor.run(&self.place).await,
