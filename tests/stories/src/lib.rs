@@ -19,6 +19,7 @@
 
 mod asking;
 mod evidence;
+mod gate;
 mod install;
 mod kubernetes;
 mod memory;
@@ -26,9 +27,12 @@ mod report;
 mod story;
 mod timeline;
 mod traces;
+mod vault;
 mod view;
 
+pub use asking::{Complaint, OPERATOR, part};
 pub use evidence::tells_of_success;
+pub use gate::{Caught, Gate};
 pub use holdfast_lab::Site;
 pub use kubernetes::{Condition, Observed, conditions, epoch_us};
 pub use memory::{MEMORY_TARGET_MIB, Memory};
