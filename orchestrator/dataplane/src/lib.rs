@@ -21,6 +21,7 @@ pub mod config;
 pub mod fuzzing;
 mod http;
 pub mod instance;
+mod lag;
 pub mod problem;
 pub mod relay;
 pub mod restore;

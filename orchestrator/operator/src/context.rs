@@ -10,6 +10,7 @@ use kube::runtime::reflector::{self, Store, store::Writer};
 use tokio::sync::watch;
 
 use crate::apply::AppliedCache;
+use crate::database_metrics::DatabaseMetrics;
 use crate::execution::metrics::RunMetrics;
 use crate::metrics::Metrics;
 use crate::pod::AddressCache;
@@ -35,6 +36,7 @@ pub struct Context {
     pub metrics: Metrics,
     /// Metrics of failovers and drills.
     pub runs: RunMetrics,
+    pub(crate) databases: DatabaseMetrics,
     /// Metrics of the checks of vaults.
     pub(crate) vault_checks: CheckMetrics,
     /// The image of agents, relays and restores: the operator's own.
@@ -62,6 +64,7 @@ impl Context {
         let metrics = Metrics::new();
         Ok(Arc::new(Self {
             runs: RunMetrics::new(&metrics),
+            databases: DatabaseMetrics::new(&metrics),
             vault_checks: CheckMetrics::new(&metrics),
             recorder: Recorder::new(client.clone(), reporter),
             client,

@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod claims;
 pub mod context;
+mod database_metrics;
 pub mod drill;
 pub mod error;
 pub mod events;

@@ -125,7 +125,9 @@ impl Context {
             let response = self.http.get(&url).send().await?.error_for_status()?;
             response.json::<T>().await
         };
-        answer.await.map_err(|error| {
+        let answer = answer.await;
+        self.databases.asked(component.label(), answer.is_ok());
+        answer.map_err(|error| {
             self.forget_pod(namespace, name, component);
             RoleError::Unreachable {
                 what: format!("the {} of {namespace}/{name}", component.label()),

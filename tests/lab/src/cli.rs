@@ -9,7 +9,7 @@ use std::time::Instant;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::error::{LabError, Result};
-use crate::lab::{Lab, Options, SiteStatus};
+use crate::lab::{Existing, Lab, Options, SiteStatus};
 use crate::network::Reach;
 use crate::paths::{Paths, repository};
 use crate::progress::Progress;
@@ -172,7 +172,8 @@ async fn on_lab(verb: Verb) -> Result<()> {
 
 async fn up(fresh: bool, build: bool) -> Result<()> {
     let start = Instant::now();
-    let mut lab = Lab::up(Options { fresh, build, ..Options::default() }).await?;
+    let existing = if fresh { Existing::Replace } else { Existing::Use };
+    let mut lab = Lab::up(Options { existing, build, ..Options::default() }).await?;
     let word = if lab.is_owned() { "up" } else { "up already" };
     lab.keep();
     print(format_args!("The lab is {word} ({:.1} s).", start.elapsed().as_secs_f64()));
@@ -263,10 +264,10 @@ fn print(line: std::fmt::Arguments<'_>) {
 }
 
 fn set_up() -> Result<setup::Setup> {
-    machine::check()?;
     let paths = Paths::from_env()?;
+    machine::check(&paths)?;
     let progress = Progress::new();
-    let _lock = crate::lab::locked(&paths, &progress)?;
+    let _lock = crate::lab::locked(&progress)?;
     setup::prepare(&paths, &progress)
 }
 
@@ -283,6 +284,10 @@ fn story(name: &str, arguments: &[String]) -> Result<ExitCode> {
 }
 
 fn test(filter: Option<&str>) -> Result<ExitCode> {
+    // Stories refuse by themselves; without a filter there is one for sure, after minutes.
+    if filter.is_none() {
+        crate::lab::must_be_free(&Paths::from_env()?)?;
+    }
     let path = path_with(&set_up()?.programs)?;
     // Stories run this crate's program, which `cargo test` does not build.
     let mut steps = vec![cargo(&["build", "--quiet", "--bin", "holdfast-lab"])];

@@ -12,7 +12,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::error::{IoContext, LabError, Result};
-use crate::exec::{command, run, run_logged, tail};
+use crate::exec::{mortal, run, run_logged, tail};
 use crate::machine::write_file;
 use crate::paths::{Paths, repository};
 use crate::progress::Progress;
@@ -186,7 +186,7 @@ impl Module {
     }
 
     fn go(&self, verb: &str) -> Command {
-        let mut go = command("go", [verb]);
+        let mut go = mortal("go", [verb]);
         go.current_dir(self.source()).env("CGO_ENABLED", "0");
         go
     }
@@ -221,7 +221,7 @@ fn seaweedfs(paths: &Paths, progress: &Progress) -> Result<()> {
     let partial = target.with_extension("partial");
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial).doing(|| format!("create {}", partial.display()))?;
-    let mut pip = command("python3", ["-m", "pip", "install", "--quiet", "--no-deps"]);
+    let mut pip = mortal("python3", ["-m", "pip", "install", "--quiet", "--no-deps"]);
     pip.args(["--only-binary=:all:", "--require-hashes", "--no-compile"])
         .args(["--disable-pip-version-check", "--root-user-action=ignore"])
         .arg("--target")

@@ -20,6 +20,31 @@ where
     command
 }
 
+/// What `--pdeathsig` and `--kill-child` are for: without this process, however it ended, nothing of it goes on.
+const MORTAL: [&str; 9] = [
+    "--pdeathsig=KILL",
+    "unshare",
+    "--mount",
+    "--propagation=private",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--",
+];
+
+/// [`command`] for work of minutes: it ends when the thread that started it does, also by kill -9, with everything that
+/// it has started and mounted.
+pub(crate) fn mortal<I, S>(program: impl AsRef<OsStr>, args: I) -> Command
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut command = command("setpriv", MORTAL);
+    command.arg(program).args(args);
+    command
+}
+
 /// Runs to the end and returns what was printed on standard output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().doing(|| format!("start {}", shown(command)))?;
@@ -69,11 +94,11 @@ pub(crate) fn tail(text: &[u8]) -> String {
 }
 
 fn shown(command: &Command) -> String {
-    let mut text = command.get_program().to_string_lossy().into_owned();
-    for argument in command.get_args() {
-        text.push(' ');
-        text.push_str(&argument.to_string_lossy());
-    }
+    let all = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = all.map(OsStr::to_string_lossy).collect();
+    // Of a mortal command what a person would type.
+    let from = if words.get(1).is_some_and(|word| word == MORTAL[0]) { 1 + MORTAL.len() } else { 0 };
+    let mut text = words[from.min(words.len())..].join(" ");
     if text.len() > 300 {
         let cut = text.floor_char_boundary(300);
         text.truncate(cut);
@@ -112,6 +137,33 @@ mod tests {
         assert!(text.contains("sh -c"), "{text}");
         assert!(text.contains("exit status: 3"), "{text}");
         assert!(text.contains("broken"), "{text}");
+    }
+
+    #[test]
+    fn a_mortal_command_ends_with_whoever_started_it_and_takes_its_children_along() {
+        let shown = run(&mut mortal("false", ["--why"])).unwrap_err().to_string();
+        assert!(shown.starts_with("`false --why` failed"), "{shown}");
+        let sleeping = || {
+            let asked = |pid: &i32| crate::process::arguments(*pid).iter().any(|argument| argument == "86399.5");
+            crate::process::all().filter(asked).count()
+        };
+        let (started, hears) = std::sync::mpsc::channel();
+        let parent = std::thread::spawn(move || {
+            let child = mortal("sh", ["-c", "sleep 86399.5 & sleep 86399.5"]).spawn().unwrap();
+            let both = poll("both", Duration::from_secs(10), Duration::from_millis(10), || {
+                if sleeping() >= 2 { Ok(()) } else { Err("not yet".into()) }
+            });
+            started.send(both.is_ok()).unwrap();
+            child
+        });
+        assert!(hears.recv().unwrap(), "it did not start");
+        let mut child = parent.join().unwrap();
+        child.wait().unwrap();
+        poll("the end", Duration::from_secs(10), Duration::from_millis(10), || match sleeping() {
+            0 => Ok(()),
+            left => Err(format!("{left} are left")),
+        })
+        .unwrap();
     }
 
     #[test]

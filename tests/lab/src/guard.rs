@@ -6,12 +6,14 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 
 use crate::error::{IoContext, Result};
 use crate::exec::command;
 use crate::paths::Paths;
-use crate::{binary, sweep};
+use crate::{binary, lock, sweep};
 
 const KEEP: &[u8] = b"keep";
 
@@ -57,5 +59,10 @@ pub(crate) fn watch(paths: &Paths) -> Result<()> {
     if word == KEEP {
         return Ok(());
     }
-    sweep::everything(paths)
+    let swept = sweep::everything(paths);
+    // An owner that was killed has left it.
+    if let Ok(held) = std::io::stdout().as_fd().try_clone_to_owned() {
+        lock::remove(&File::from(held), Path::new(lock::LOCK));
+    }
+    swept
 }

@@ -11,7 +11,7 @@ use crate::components::Programs;
 use crate::error::{IoContext, LabError, Result};
 use crate::guard::Guard;
 use crate::images::AppImage;
-use crate::lock::LabLock;
+use crate::lock::{LOCK, LabLock};
 use crate::network::Reach;
 use crate::paths::Paths;
 use crate::progress::Progress;
@@ -21,11 +21,22 @@ use crate::site_handle::SiteHandle;
 use crate::state::{Credentials, State};
 use crate::{blocking, cloud, dump, machine, network, sweep, tunables};
 
+/// What becomes of a lab that somebody has left running on purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// It is taken as it is. One that is not whole, after a power cut say, is an error that says what mends it.
+    #[default]
+    Use,
+    /// It stays, and this is an error that says how to end it.
+    Refuse,
+    /// It goes, with its data.
+    Replace,
+}
+
 /// How to bring a lab up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Start anew, without data, even if a healthy lab is running.
-    pub fresh: bool,
+    pub existing: Existing,
     /// Build `holdfast` and `hospital` first.
     pub build: bool,
     pub progress: Progress,
@@ -33,7 +44,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fresh: false, build: true, progress: Progress::new() }
+        Self { existing: Existing::default(), build: true, progress: Progress::new() }
     }
 }
 
@@ -67,23 +78,23 @@ pub struct SiteStatus {
 }
 
 impl Lab {
-    /// Brings the lab up, setting the machine up first if need be. A healthy lab that is running is
-    /// taken as it is, with the images of our own binaries brought up to date.
+    /// Brings the lab up, setting the machine up first if need be. One that is taken as it is gets the images of our own
+    /// binaries as they are now. Waits while somebody else is using a lab on this machine.
     pub async fn up(options: Options) -> Result<Self> {
         let paths = Paths::from_env()?;
-        machine::check()?;
-        let (lock, setup, apps) = blocking({
+        machine::check(&paths)?;
+        let (lock, running, setup, apps) = blocking({
             let (paths, options) = (paths.clone(), options.clone());
             move || {
-                let lock = locked(&paths, &options.progress)?;
+                let lock = locked_alone(&paths, &options.progress)?;
+                let running = running(&paths, options.existing)?;
                 let setup = setup::prepare(&paths, &options.progress)?;
                 let apps = setup::apps(&paths, &setup, options.build, &options.progress)?;
-                Ok((lock, setup, apps))
+                Ok((lock, running, setup, apps))
             }
         })
         .await?;
-        let whole = if options.fresh { None } else { whole(&paths, &options.progress) };
-        if let Some(state) = whole {
+        if let Some(state) = running {
             let mut lab = Self::of(&paths, state, &setup.programs)?;
             lab._lock = Some(lock);
             lab.update_images(&apps).await?;
@@ -188,6 +199,9 @@ impl Lab {
 
     /// Leaves the lab running when this is dropped, until [`Lab::down`] or `cargo lab down`.
     pub fn keep(&mut self) {
+        self.state.kept = true;
+        // Without the word it counts as forgotten, and the next one takes its place.
+        let _ = self.state.save(&self.paths);
         if let Some(guard) = self.guard.take() {
             guard.keep();
         }
@@ -195,7 +209,9 @@ impl Lab {
 
     /// Takes the lab down, whoever brought it up.
     pub async fn down(mut self) -> Result<()> {
-        self.keep();
+        if let Some(guard) = self.guard.take() {
+            guard.keep();
+        }
         let paths = self.paths.clone();
         blocking(move || sweep::everything(&paths)).await
     }
@@ -205,7 +221,7 @@ impl Lab {
         let paths = Paths::from_env()?;
         let progress = progress.clone();
         blocking(move || {
-            let _lock = locked(&paths, &progress)?;
+            let _lock = locked(&progress)?;
             sweep::everything(&paths)
         })
         .await
@@ -222,29 +238,76 @@ impl Lab {
     }
 }
 
-pub(crate) fn locked(paths: &Paths, progress: &Progress) -> Result<LabLock> {
-    LabLock::acquire(&paths.lock(), |holder| {
+pub(crate) fn locked(progress: &Progress) -> Result<LabLock> {
+    LabLock::acquire(Path::new(LOCK), |holder| {
         progress.say(&format!("waiting for the lab, which {holder} is using …"));
     })
 }
 
-/// The state of a lab that is up with nothing missing. Says what is missing.
-fn whole(paths: &Paths, progress: &Progress) -> Option<State> {
-    let state = State::load(paths).filter(|state| state.ready)?;
-    let missing = Site::ALL.into_iter().find_map(|site| {
+/// The lock, at a moment when no lab of another user is up. Whoever ends that one needs the lock meanwhile.
+fn locked_alone(paths: &Paths, progress: &Progress) -> Result<LabLock> {
+    let mut said = false;
+    loop {
+        let lock = locked(progress)?;
+        let Some(owner) = sweep::stranger(paths) else { return Ok(lock) };
+        drop(lock);
+        if !said {
+            progress.say(&format!(
+                "waiting for the lab with its files in {owner} to go down. `cargo lab down` ends it, with the same HOME or \
+                 XDG_CACHE_HOME as it was started with …"
+            ));
+            said = true;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// The lab to go on with, if there is one; an error when there is one that must not be touched.
+fn running(paths: &Paths, existing: Existing) -> Result<Option<State>> {
+    let Some(state) = kept(paths) else { return Ok(None) };
+    match existing {
+        Existing::Replace => Ok(None),
+        Existing::Refuse => Err(is_in_use()),
+        Existing::Use => whole(paths).map(|()| Some(state)),
+    }
+}
+
+/// A lab that somebody has left running on purpose. After a restart of the machine nothing of it is left to go on with.
+fn kept(paths: &Paths) -> Option<State> {
+    State::load(paths).filter(|state| state.ready && state.kept && network::exists())
+}
+
+/// Fails when somebody has left a lab running on purpose.
+pub(crate) fn must_be_free(paths: &Paths) -> Result<()> {
+    kept(paths).map_or(Ok(()), |_| Err(is_in_use()))
+}
+
+fn is_in_use() -> LabError {
+    LabError::State(
+        "a lab is up that `cargo lab up` or `cargo lab demo --keep` has left running, and this needs one of its own. Nothing \
+         was touched: `cargo lab down` ends it, with its data (or `cargo lab demo --fresh`)"
+            .into(),
+    )
+}
+
+/// Fails when something of the lab that is up was switched off, and says how it is switched on again.
+fn whole(paths: &Paths) -> Result<()> {
+    let off = |what: String, how: &str| {
+        Err(LabError::State(format!(
+            "the lab is up, and {what}: `{how}` mends that (`cargo lab up --fresh` starts anew, without its data)"
+        )))
+    };
+    for site in Site::ALL {
         if launch::running(&paths.site(site)).is_none() {
-            return Some(format!("site {site} has no power"));
+            return off(format!("site {site} has no power"), &format!("cargo lab restore {site}"));
         }
-        let connected = network::reach(site).is_ok_and(|reach| reach == Reach::Connected);
-        (!connected).then(|| format!("site {site} is cut off"))
-    });
-    let server = cloud::server::running(&paths.cloud());
-    match missing.or_else(|| server.is_none().then(|| "the S3 server is off".to_owned())) {
-        None => Some(state),
-        Some(missing) => {
-            progress.say(&format!("the lab that is up is not whole ({missing}): starting anew"));
-            None
+        if !network::reach(site).is_ok_and(|reach| reach == Reach::Connected) {
+            return off(format!("site {site} is cut off"), &format!("cargo lab heal {site}"));
         }
+    }
+    match cloud::server::running(&paths.cloud()) {
+        Some(_) => Ok(()),
+        None => off("the S3 server is off".to_owned(), "cargo lab cloud start"),
     }
 }
 

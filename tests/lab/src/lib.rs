@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Everything a lab makes is gone when [`Lab`] is dropped, also by a panic, and also when the process
-//! is killed. Two labs on one machine wait for each other.
+//! is killed. Two labs on one machine wait for each other, also when different users start them.
 
 pub mod cli;
 pub mod cloud;
@@ -44,7 +44,7 @@ use std::path::PathBuf;
 
 pub use cloud::{BUCKET, Bucket, BucketKind, Cloud, Entry};
 pub use error::{LabError, Result};
-pub use lab::{Lab, Options, SiteStatus};
+pub use lab::{Existing, Lab, Options, SiteStatus};
 pub use network::{CLOUD_IP, Reach, S3_PORT};
 pub use process::Process;
 pub use progress::{Progress, Step};

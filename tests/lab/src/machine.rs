@@ -1,12 +1,16 @@
 //! What the lab needs of the machine it runs on, and the Debian packages it installs there.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::statvfs::statvfs;
+
 use crate::error::{IoContext, LabError, Result};
-use crate::exec::{command, run, run_logged, sh};
-use crate::paths::Paths;
+use crate::exec::{command, poll, run, run_logged, sh};
+use crate::paths::{Paths, repository};
+use crate::process;
 use crate::progress::Progress;
 
 /// Debian packages of the lab and of the tests that use a real PostgreSQL.
@@ -20,6 +24,8 @@ const PACKAGES: &[&str] = &[
     "coreutils",
     "curl",
     "debootstrap",
+    // Fuzz targets link libFuzzer.
+    "g++",
     "gcc",
     "iproute2",
     "ipset",
@@ -41,8 +47,16 @@ const PACKAGES: &[&str] = &[
 /// Kernel parts that a stock Debian kernel loads on demand, or not at all unless asked.
 const MODULES: &[&str] = &["overlay", "br_netfilter", "nf_tables", "ip_set", "veth"];
 
-/// Says everything that is missing in one message, or nothing.
-pub(crate) fn check() -> Result<()> {
+/// The oldest Go that fetches the version that a module asks for by itself.
+const GO: (u32, u32) = (1, 21);
+/// Two clusters with their databases, and the builds of the set-up, of a machine that is sold with 8.
+const MEMORY_GIB: u64 = 7;
+/// What Go, cargo, images and programs fill while they are built, and what a running lab needs.
+const DISK_TO_BUILD_GIB: u64 = 20;
+const DISK_TO_RUN_GIB: u64 = 4;
+
+/// Says everything that is missing in one message, or nothing. Before anything is installed.
+pub(crate) fn check(paths: &Paths) -> Result<()> {
     let mut missing = Vec::new();
     if !nix::unistd::geteuid().is_root() {
         missing.push("root: run it with sudo, or in a virtual machine as root".to_owned());
@@ -58,23 +72,95 @@ pub(crate) fn check() -> Result<()> {
     }
     for (program, how) in [
         ("cargo", "install Rust from https://rustup.rs"),
-        ("go", "install Go 1.21 or newer from https://go.dev/dl; it fetches the version it needs by itself"),
+        ("go", GO_HOW),
         ("python3", "apt-get install python3 python3-pip"),
     ] {
         if find_program(program).is_none() {
             missing.push(format!("{program}: {how}"));
         }
     }
+    missing.extend(old_go());
+    if !bridges_are_filtered() {
+        missing.push(
+            "a kernel with br_netfilter, which Services and NetworkPolicies need: boot Debian's own \
+             (apt-get install linux-image-amd64)"
+                .to_owned(),
+        );
+    }
+    missing.extend(little_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()));
+    missing.extend(little_disk(paths));
     if missing.is_empty() {
         return Ok(());
     }
     Err(LabError::Machine(format!("the lab cannot run on this machine. It needs:\n  - {}", missing.join("\n  - "))))
 }
 
+const GO_HOW: &str = "install Go 1.21 or newer from https://go.dev/dl; it fetches the version it needs by itself";
+
+fn old_go() -> Option<String> {
+    find_program("go")?;
+    let said = sh("go", &["version"]).unwrap_or_default();
+    let new_enough = go_version(&said).is_some_and(|version| version >= GO);
+    (!new_enough).then(|| format!("go (this one says {:?}): {GO_HOW}", said.trim()))
+}
+
+/// Major and minor of what `go version` prints.
+fn go_version(said: &str) -> Option<(u32, u32)> {
+    let mut numbers =
+        said.split_whitespace().find_map(|word| word.strip_prefix("go1."))?.split(|c: char| !c.is_ascii_digit());
+    Some((1, numbers.next()?.parse().ok()?))
+}
+
+const BRIDGE_SETTING: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+
+/// Whether the kernel has br_netfilter, loaded or to be loaded.
+fn bridges_are_filtered() -> bool {
+    if Path::new(BRIDGE_SETTING).exists() {
+        return true;
+    }
+    // `modprobe` itself may still have to be installed.
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let folder = Path::new("/lib/modules").join(release.trim());
+    let listed = |file: &str| fs::read_to_string(folder.join(file)).is_ok_and(|text| text.contains("/br_netfilter.ko"));
+    listed("modules.dep") || listed("modules.builtin")
+}
+
+fn little_memory(meminfo: &str) -> Option<String> {
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = total.split_whitespace().next()?.parse().ok()?;
+    let gib = kib as f64 / f64::from(1 << 20);
+    (gib < MEMORY_GIB as f64)
+        .then(|| format!("{MEMORY_GIB} GiB of memory (this machine has {gib:.1}): use a larger one"))
+}
+
+/// Free space where things are built and kept: the cache and the repository, which are often on one disk.
+fn little_disk(paths: &Paths) -> Vec<String> {
+    let built = paths.cached("components").is_dir() && repository().join("target/debug").is_dir();
+    let needed = if built { DISK_TO_RUN_GIB } else { DISK_TO_BUILD_GIB };
+    let mut places = vec![paths.root().to_owned(), repository()];
+    places.dedup_by_key(|place| existing(place).and_then(|place| fs::metadata(place).ok()).map(|m| device(&m)));
+    let short = |place: &PathBuf| {
+        let free = statvfs(existing(place)?).ok()?;
+        let gib = (free.blocks_available() * free.fragment_size()) >> 30;
+        let (place, where_else) = (place.display(), "make room, or set XDG_CACHE_HOME to a larger disk");
+        (gib < needed).then(|| format!("{needed} GiB of free disk at {place} (there are {gib}): {where_else}"))
+    };
+    places.iter().filter_map(short).collect()
+}
+
+fn device(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::dev(metadata)
+}
+
+/// The path, or the nearest folder above it that exists already.
+fn existing(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|folder| folder.exists())
+}
+
 /// Installs the packages that are missing and loads the kernel's parts.
 pub(crate) fn prepare(paths: &Paths, progress: &Progress) -> Result<()> {
-    check()?;
-    policy_file_removed();
+    check(paths)?;
+    finish_installing()?;
     let missing = missing_packages()?;
     if !missing.is_empty() {
         install(paths, progress, &missing)?;
@@ -86,12 +172,8 @@ pub(crate) fn prepare(paths: &Paths, progress: &Progress) -> Result<()> {
         // Built into some kernels; what is really missing shows below.
         let _ = sh("modprobe", &["-q", module]);
     }
-    if !Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
-        return Err(LabError::Machine(
-            "this kernel has no br_netfilter, which Services and NetworkPolicies need: \
-             boot Debian's own kernel (package linux-image-amd64)"
-                .into(),
-        ));
+    if !Path::new(BRIDGE_SETTING).exists() {
+        return Err(LabError::Machine("br_netfilter cannot be loaded: `modprobe br_netfilter` says why".into()));
     }
     Ok(())
 }
@@ -103,16 +185,46 @@ fn install(paths: &Paths, progress: &Progress, packages: &[&str]) -> Result<()> 
     fs::create_dir_all(paths.root()).doing(|| format!("create {}", paths.root().display()))?;
     let log = paths.root().join("apt.log");
     let _quiet = QuietInstall::begin()?;
-    run_logged(apt().args(["update", "-q"]), &log)?;
-    run_logged(apt().args(["install", "-y", "--no-install-recommends"]).args(packages), &log)?;
+    let mut shell = command("sh", ["-c", INSTALL, INSTALLER, POLICY, NO_CLUSTER]);
+    // A Ctrl-C at the terminal does not reach it.
+    shell.args(packages).env("DEBIAN_FRONTEND", "noninteractive").process_group(0);
+    run_logged(&mut shell, &log)?;
     step.done();
     Ok(())
 }
 
-fn apt() -> std::process::Command {
-    let mut apt = command("apt-get", ["-o", "DPkg::Lock::Timeout=300"]);
-    apt.env("DEBIAN_FRONTEND", "noninteractive");
-    apt
+/// How an installation is known among the processes.
+const INSTALLER: &str = "holdfast-lab-install";
+/// Unlike everything else of the set-up it goes on when the lab is killed, because an interrupted dpkg has to be mended
+/// by hand; then it also takes [`QuietInstall`]'s files away.
+const INSTALL: &str = "policy=$1 no_cluster=$2; shift 2
+trap 'grep -qs \"Holdfast lab\" \"$policy\" && rm -f \"$policy\"; rm -f \"$no_cluster\"' EXIT
+apt-get -o DPkg::Lock::Timeout=300 -q update && apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends \"$@\"";
+
+/// Waits for an installation that a killed lab has left, and removes what one left that was killed itself.
+pub(crate) fn finish_installing() -> Result<()> {
+    if is_installing() {
+        Progress::new().say("waiting for apt-get, which a lab that was killed has left …");
+        poll("apt-get to end", Duration::from_secs(600), Duration::from_millis(200), || match is_installing() {
+            true => Err("it is still installing".into()),
+            false => Ok(()),
+        })?;
+    }
+    policy_file_removed();
+    Ok(())
+}
+
+fn is_installing() -> bool {
+    process::all().any(|pid| process::arguments(pid).iter().any(|argument| argument == INSTALLER))
+}
+
+/// What an installation that was killed has left, for people.
+pub(crate) fn leftovers() -> Vec<String> {
+    let ours = fs::read_to_string(POLICY).is_ok_and(|text| text == POLICY_TEXT);
+    let mut left: Vec<_> = ours.then(|| POLICY.to_owned()).into_iter().collect();
+    left.extend(Path::new(NO_CLUSTER).exists().then(|| NO_CLUSTER.to_owned()));
+    left.extend(is_installing().then(|| "apt-get".to_owned()));
+    left
 }
 
 /// Mirrors `dpkg-query`'s idea of an installed package.
@@ -203,6 +315,43 @@ mod tests {
         assert!(!is_debian_12("ID=ubuntu\nVERSION_ID=\"24.04\"\n"));
         assert!(!is_debian_12(""));
         assert_eq!(release_name(bookworm), "Debian GNU/Linux 12 (bookworm)");
+    }
+
+    #[test]
+    fn what_go_says_is_its_version() {
+        for (said, version) in [
+            ("go version go1.26.8 linux/amd64", Some((1, 26))),
+            ("go version go1.19 linux/amd64", Some((1, 19))),
+            ("go version go1.22rc1 linux/amd64", Some((1, 22))),
+            ("go: command not found", None),
+        ] {
+            assert_eq!(go_version(said), version, "{said}");
+        }
+    }
+
+    #[test]
+    fn too_little_memory_is_said_in_gib() {
+        assert_eq!(little_memory("MemTotal:        8029996 kB\nMemFree: 1 kB\n"), None);
+        let said = little_memory("MemTotal:        4029996 kB\n").unwrap();
+        assert!(said.contains("this machine has 3.8"), "{said}");
+    }
+
+    #[test]
+    fn an_installation_takes_its_files_away_however_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let (policy, no_cluster) = (folder.path().join("policy"), folder.path().join("no-cluster"));
+        let bin = folder.path().join("apt-get");
+        write_file(&bin, "#!/bin/sh\nexit 3\n").unwrap();
+        run(command("chmod", ["0755"]).arg(&bin)).unwrap();
+        for (text, stays) in [(POLICY_TEXT, false), ("#!/bin/sh\nexit 101\n", true)] {
+            write_file(&policy, text).unwrap();
+            write_file(&no_cluster, "").unwrap();
+            let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+            let mut shell = command("sh", ["-c", INSTALL, "a-test"]);
+            shell.arg(&policy).arg(&no_cluster).arg("some-package").env("PATH", path);
+            assert!(run(&mut shell).is_err());
+            assert_eq!((policy.exists(), no_cluster.exists()), (stays, false));
+        }
     }
 
     #[test]

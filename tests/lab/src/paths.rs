@@ -21,12 +21,13 @@ impl Paths {
         Ok(Self { root: cache.join("holdfast").join("lab") })
     }
 
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
+    #[cfg(test)]
+    pub(crate) fn at(root: &str) -> Self {
+        Self { root: root.into() }
     }
 
-    pub(crate) fn lock(&self) -> PathBuf {
-        self.root.join("lock")
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Programs, images and other things that are built once, by name and version.

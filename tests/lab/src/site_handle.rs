@@ -117,9 +117,10 @@ impl SiteHandle {
 
     /// Server-side apply of YAML documents.
     pub async fn apply_yaml(&self, yaml: &str) -> Result<()> {
+        // In the work folder, which goes with the lab when this process is killed.
         let file = tempfile::Builder::new()
             .suffix(".yaml")
-            .tempfile()
+            .tempfile_in(&self.folder)
             .and_then(|file| fs::write(file.path(), yaml).map(|()| file))
             .map_err(|source| LabError::Io { what: "write a temporary file".into(), source })?;
         self.apply(file.path()).await
@@ -128,6 +129,19 @@ impl SiteHandle {
     /// `kill -9` of a container's main process, from outside. The kubelet starts the container again.
     /// Without a name it is the pod's first container. Returns the number of the process.
     pub async fn kill9(&self, namespace: &str, pod: &str, container: Option<&str>) -> Result<i32> {
+        let process = self.container_process(namespace, pod, container).await?;
+        blocking(move || process.kill9()).await?;
+        Ok(process.pid)
+    }
+
+    /// The most memory that the main process of a pod's first container had resident since it was started.
+    pub async fn peak_memory_bytes(&self, namespace: &str, pod: &str) -> Result<u64> {
+        let process = self.container_process(namespace, pod, None).await?;
+        let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
+        peak_bytes(&status).ok_or_else(|| LabError::State(format!("{namespace}/{pod}: its main process has ended")))
+    }
+
+    async fn container_process(&self, namespace: &str, pod: &str, container: Option<&str>) -> Result<Process> {
         let text = self.kubectl(&["get", "pod", "-n", namespace, pod, "-o", "json"]).await?;
         let known: Pod =
             serde_json::from_str(&text).map_err(|error| LabError::State(format!("kubectl's answer: {error}")))?;
@@ -135,10 +149,7 @@ impl SiteHandle {
             let which = container.unwrap_or("its first container");
             LabError::State(format!("{namespace}/{pod}: {which} is not running"))
         })?;
-        let process = main_process(&id)
-            .ok_or_else(|| LabError::State(format!("{namespace}/{pod}: container {id} has no process")))?;
-        blocking(move || process.kill9()).await?;
-        Ok(process.pid)
+        main_process(&id).ok_or_else(|| LabError::State(format!("{namespace}/{pod}: container {id} has no process")))
     }
 
     /// The name of the only running pod with these labels, e.g. `app=registration`.
@@ -334,6 +345,12 @@ fn main_process(container: &str) -> Option<Process> {
         .and_then(Process::now)
 }
 
+/// "High water mark", of `/proc/PID/status`.
+fn peak_bytes(status: &str) -> Option<u64> {
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?;
+    Some(kib.parse::<u64>().ok()? * 1024)
+}
+
 fn is_first(status: &str) -> bool {
     status
         .lines()
@@ -350,6 +367,12 @@ mod tests {
         assert!(is_first("Name:\tpostgres\nNSpid:\t812\t97\t1\n"));
         assert!(!is_first("NSpid:\t812\t97\t14\n"));
         assert!(!is_first("Name:\tpostgres\n"));
+    }
+
+    #[test]
+    fn the_peak_is_read_in_bytes() {
+        assert_eq!(peak_bytes("VmPeak:\t  900 kB\nVmHWM:\t    33 kB\nVmRSS:\t 20 kB\n"), Some(33 * 1024));
+        assert_eq!(peak_bytes("Name:\tkthreadd\n"), None);
     }
 
     #[test]

@@ -35,12 +35,15 @@ pub(crate) struct State {
     pub(crate) images: BTreeMap<String, String>,
     /// Every part answered once since `up`.
     pub(crate) ready: bool,
+    /// Somebody wants it to run on after the command that started it: nothing but that person's word ends it.
+    #[serde(default)]
+    pub(crate) kept: bool,
 }
 
 impl State {
     pub(crate) fn new() -> Result<Self> {
         let sites = Site::ALL.into_iter().map(|site| Ok((site, credentials(site.name())?))).collect::<Result<_>>()?;
-        Ok(Self { admin: credentials("admin")?, sites, images: BTreeMap::new(), ready: false })
+        Ok(Self { admin: credentials("admin")?, sites, images: BTreeMap::new(), ready: false, kept: false })
     }
 
     /// `None` when no lab was started, or its start was interrupted before it had anything.

@@ -12,13 +12,14 @@ use crate::exec::{command, poll};
 use crate::paths::Paths;
 use crate::process::{self, Process};
 use crate::site::{Site, cgroup, launch};
-use crate::{network, tunables};
+use crate::{machine, network, tunables};
 
 const TRASH: &str = "trash-";
 
 /// Ends every process of the lab and removes all it made outside the cache. What is gone already is fine.
 pub(crate) fn everything(paths: &Paths) -> Result<()> {
     belongs_to(paths)?;
+    machine::finish_installing()?;
     for process in strays(paths) {
         process.kill9()?;
     }
@@ -54,13 +55,18 @@ pub(crate) fn everything(paths: &Paths) -> Result<()> {
 
 /// Another user's lab has the same addresses and interface names, but other folders.
 fn belongs_to(paths: &Paths) -> Result<()> {
-    match network::owner() {
-        Some(owner) if !paths.root().display().to_string().starts_with(&owner) => Err(LabError::State(format!(
-            "another lab is up on this machine, with its files in {owner}: take it down first, \
-                 with the same HOME or XDG_CACHE_HOME as it was started with"
+    match stranger(paths) {
+        Some(owner) => Err(LabError::State(format!(
+            "another lab is up on this machine, with its files in {owner}: take it down with the same HOME or \
+             XDG_CACHE_HOME as it was started with"
         ))),
-        _ => Ok(()),
+        None => Ok(()),
     }
+}
+
+/// Where the files of a lab are that is up and is not the one of these paths.
+pub(crate) fn stranger(paths: &Paths) -> Option<String> {
+    network::owner().filter(|owner| !paths.root().display().to_string().starts_with(owner))
 }
 
 /// Disks that discard deleted blocks take seconds for a few databases, so the work folder is moved out of
@@ -92,7 +98,7 @@ fn throw_away(paths: &Paths) -> Result<()> {
 
 /// What a lab has left on the machine, for people.
 pub(crate) fn leftovers(paths: &Paths) -> Vec<String> {
-    let mut left = Vec::new();
+    let mut left = machine::leftovers();
     left.extend(strays(paths).iter().map(|process| format!("process {}", process.pid)));
     for site in Site::ALL {
         if cgroup::exists(site) {
@@ -120,23 +126,28 @@ pub(crate) fn leftovers(paths: &Paths) -> Vec<String> {
     left
 }
 
-/// Processes that only a lab starts: PID 1 of a site, and the S3 server.
+/// Processes that only a lab starts: PID 1 of a site, the S3 server, and what a set-up has begun that was killed. (One that
+/// is at work holds the lab's lock, as whoever asks this does.)
 fn strays(paths: &Paths) -> Vec<Process> {
-    process::all()
-        .filter(|pid| is_of_lab(&process::arguments(*pid), &paths.work(), &paths.cached("components")))
-        .filter_map(Process::now)
-        .collect()
+    process::all().filter(|pid| is_of_lab(&process::arguments(*pid), paths)).filter_map(Process::now).collect()
 }
 
-fn is_of_lab(arguments: &[String], work: &Path, components: &Path) -> bool {
+fn is_of_lab(arguments: &[String], paths: &Paths) -> bool {
     let [program, verb, rest @ ..] = arguments else {
         return false;
     };
-    let names_work = |argument: &String| argument.contains(&*work.to_string_lossy());
+    let work = paths.work().display().to_string();
+    let names_work = rest.iter().any(|argument| argument.contains(&work));
     let is_site = verb == "__site-init" || verb == "__site";
-    let is_server = Path::new(program).starts_with(components);
-    (is_site || is_server) && rest.iter().any(names_work)
+    let is_server = Path::new(program).starts_with(paths.cached("components"));
+    // What is being built has this name until it is complete.
+    let unfinished = |argument: &String| argument.contains(".partial") && Path::new(argument).starts_with(paths.root());
+    let is_builder = BUILDERS.iter().any(|builder| Path::new(program).ends_with(builder));
+    (is_site || is_server) && names_work || is_builder && rest.iter().any(unfinished)
 }
+
+/// Programs of the set-up that would not end soon by themselves, each the first of its process namespace.
+const BUILDERS: [&str; 3] = ["unshare", "containerd", "go"];
 
 #[cfg(test)]
 mod tests {
@@ -144,13 +155,19 @@ mod tests {
 
     fn judged(line: &str) -> bool {
         let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        is_of_lab(&arguments, Path::new("/c/lab/work"), Path::new("/c/lab/components"))
+        is_of_lab(&arguments, &Paths::at("/c/lab"))
     }
 
     #[test]
     fn only_the_labs_own_processes_are_killed() {
         assert!(judged("/t/debug/holdfast-lab __site-init /c/lab/work/primary"));
         assert!(judged("/c/lab/components/seaweedfs-1/bin/weed mini -dir=/c/lab/work/cloud/data"));
+        assert!(judged("containerd --config /c/lab/images/unpacking.partial/containerd.toml"));
+        assert!(judged(
+            "unshare --pid --fork --kill-child -- debootstrap bookworm /c/lab/images/debian-1.partial/root"
+        ));
+        assert!(!judged("ls -l /c/lab/images/unpacking.partial"));
+        assert!(!judged("containerd --config /etc/containerd/config.toml"));
         assert!(!judged("tail -f /c/lab/work/primary/log/etcd.log"));
         assert!(!judged("/t/debug/holdfast-lab __site-init /other/lab/work/primary"));
         assert!(!judged("/t/debug/holdfast-lab up"));

@@ -1,11 +1,15 @@
 //! What stories rely on: that the lab's walls are walls, that its faults are faults, and that nothing
-//! is left of it. One lab for all of it, because a lab takes seconds to start.
+//! is left of it, however it ends. One test for all of it: there is one lab at a time.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use holdfast_lab::wait::until;
-use holdfast_lab::{BUCKET, Bucket, BucketKind, CLOUD_IP, Lab, Options, Result, S3_PORT, Site, SiteHandle};
+use holdfast_lab::{BUCKET, Bucket, BucketKind, CLOUD_IP, Existing, Lab, Options, Result, S3_PORT, Site, SiteHandle};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -50,22 +54,156 @@ spec:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lab_does_what_stories_rely_on() -> Result<()> {
-    let options = Options { fresh: true, build: false, ..Options::default() };
-    let lab = Lab::up(options).await?;
+    interrupted().await?;
+    kept_until_its_end().await?;
+    match tokio::spawn(a_test_that_panics()).await {
+        Err(panicked) if panicked.is_panic() => {
+            let said = panicked.into_panic();
+            let said = said.downcast_ref::<String>().map(String::as_str).or(said.downcast_ref::<&str>().copied());
+            assert_eq!(said, Some(WELL));
+        }
+        ended => panic!("it did not end as it should: {ended:?}"),
+    }
+    nothing_is_left();
+    Ok(())
+}
+
+/// With a lab that is up whole.
+async fn a_test_that_panics() -> Result<()> {
+    let lab = Lab::up(options(Existing::Refuse)).await?;
+    faults_are_faults(&lab).await?;
+    waits_with_a_message("waiting for the lab, which process");
+    panic!("{WELL}");
+}
+
+const WELL: &str = "all is well, and this test panics on purpose";
+
+fn options(existing: Existing) -> Options {
+    Options { existing, build: false, ..Options::default() }
+}
+
+fn nothing_is_left() {
+    assert_eq!(holdfast_lab::leftovers().expect("a look at what is left"), Vec::<String>::new());
+    assert!(!Path::new("/run/lock/holdfast-lab").exists(), "the lock's file is left");
+    let guards = guards();
+    assert!(guards.is_empty(), "guards are left: {guards:?}");
+}
+
+/// `cargo lab`, without cargo.
+fn lab(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-lab"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Ends with the test, also with one that fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).expect("a process to send a signal to");
+}
+
+/// Guard processes, by number.
+fn guards() -> Vec<i32> {
+    let is_guard = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"__guard")
+    };
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_guard).collect()
+}
+
+/// A start that is broken off when a site has its first process: by Ctrl-C, by kill -9, and by kill -9 of all who could
+/// clean up.
+async fn interrupted() -> Result<()> {
+    for (how, with_guard) in [(Signal::SIGINT, false), (Signal::SIGKILL, false), (Signal::SIGKILL, true)] {
+        let mut up = Running(lab(&["up", "--fresh", "--no-build"]).spawn().expect("holdfast-lab"));
+        until("a site to begin", LIMIT, || async {
+            let begun = holdfast_lab::leftovers().map_err(|error| error.to_string())?;
+            if begun.iter().any(|left| left.starts_with("process")) { Ok(()) } else { Err(begun.join(", ")) }
+        })
+        .await?;
+        if with_guard {
+            for guard in guards() {
+                signal(guard, Signal::SIGKILL);
+            }
+        }
+        signal(up.0.id() as i32, how);
+        let status = up.0.wait().expect("the end of holdfast-lab");
+        assert!(!status.success(), "{how}: {status}");
+        if with_guard {
+            assert_ne!(holdfast_lab::leftovers()?, Vec::<String>::new(), "nothing to clean up: this proves nothing");
+            assert!(lab(&["down"]).status().expect("holdfast-lab").success());
+        }
+        until("the guard to have cleaned up", LIMIT, || async {
+            let left = holdfast_lab::leftovers().map_err(|error| error.to_string())?;
+            if left.is_empty() && guards().is_empty() { Ok(()) } else { Err(left.join(", ")) }
+        })
+        .await?;
+        nothing_is_left();
+    }
+    Ok(())
+}
+
+/// What a person has started is not taken away by tests, not by another user, and not because a site is down.
+async fn kept_until_its_end() -> Result<()> {
+    assert!(lab(&["up", "--no-build"]).status().expect("holdfast-lab").success());
+    let refused = Lab::up(options(Existing::Refuse)).await.expect_err("a lab that is in use is replaced").to_string();
+    assert!(refused.contains("`cargo lab down`"), "{refused}");
+    waits_with_a_message("waiting for the lab with its files in");
+    for (action, mends) in [
+        (["kill", "primary"], ["restore", "primary"]),
+        (["cut", "standby"], ["heal", "standby"]),
+        (["cloud", "stop"], ["cloud", "start"]),
+    ] {
+        assert!(lab(&action).status().expect("holdfast-lab").success());
+        let up = lab(&["up", "--no-build"]).output().expect("holdfast-lab");
+        let said = String::from_utf8_lossy(&up.stderr).into_owned();
+        assert!(!up.status.success() && said.contains(&format!("`cargo lab {}`", mends.join(" "))), "{said}");
+        assert!(lab(&mends).status().expect("holdfast-lab").success());
+    }
+    let again = lab(&["up", "--no-build"]).output().expect("holdfast-lab");
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(again.status.success() && said.contains("up already"), "{said}");
+    let start = Instant::now();
+    assert!(lab(&["down"]).status().expect("holdfast-lab").success());
+    println!("down after {:.1} s", start.elapsed().as_secs_f64());
+    nothing_is_left();
+    Ok(())
+}
+
+/// Another user, with files elsewhere, does not disturb the lab that is up.
+fn waits_with_a_message(message: &str) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // What asks for much disk is there already.
+    std::fs::create_dir_all(folder.path().join("holdfast/lab/components")).expect("a folder");
+    let mut other = lab(&["up", "--no-build"]);
+    other.env("XDG_CACHE_HOME", folder.path()).stderr(Stdio::piped());
+    let mut other = Running(other.spawn().expect("holdfast-lab"));
+    let mut said = String::new();
+    BufReader::new(other.0.stderr.take().expect("a pipe")).read_line(&mut said).expect("a line");
+    assert!(said.starts_with(message), "{said}");
+}
+
+async fn faults_are_faults(lab: &Lab) -> Result<()> {
     let primary = lab.site(Site::Primary);
-    walls(&lab).await?;
-    bucket(&lab).await?;
+    walls(lab).await?;
+    bucket(lab).await?;
     primary.apply_yaml(PODS).await?;
     primary.wait_for("trial", "pod/patient", "condition=Ready", LIMIT).await?;
     policy_is_enforced(primary).await?;
     container_is_killed(primary).await?;
     cuts(primary).await?;
     power(primary).await?;
-    server(&lab).await?;
-    dump(&lab).await?;
-    drop(lab);
-    assert_eq!(holdfast_lab::leftovers()?, Vec::<String>::new());
-    Ok(())
+    server(lab).await?;
+    dump(lab).await
 }
 
 /// Can a program at the site's machine connect?

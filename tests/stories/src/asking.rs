@@ -1,5 +1,6 @@
 //! What a story asks of the sites: conditions, events, pods, objects in the bucket.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +18,47 @@ use crate::story::{NAMESPACE, Story, addresses};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// The labels of the operator's pod, in `holdfast-system`.
+pub const OPERATOR: &str = "app.kubernetes.io/component=operator";
+
+/// The labels of the pod of a database's agent, relay or archiver.
+pub fn part(database: &str, component: &str) -> String {
+    format!("holdfast.dev/name={database},app.kubernetes.io/component={component}")
+}
+
+/// How bad input must be answered: what programs look for, what is wrong and where, and what to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Complaint<'a> {
+    pub reason: &'a str,
+    pub what: &'a str,
+    pub hint: &'a str,
+}
+
 impl Story {
+    /// Waits until an object's condition complains like this, and a warning with it.
+    pub async fn complains<K>(&self, site: Site, name: &str, type_: &str, complaint: Complaint<'_>) -> Result<()>
+    where
+        K: Observed + Resource<Scope = NamespaceResourceScope>,
+    {
+        let Complaint { reason, what, hint } = complaint;
+        // A text that the object's own name brings along would prove nothing.
+        ensure!(!name.contains(what) && !name.contains(hint), "{name} contains what it must be told");
+        let kind = K::kind(&());
+        let complete = |text: &str| text.contains(what) && text.contains(hint);
+        let bad = |found: &Condition| {
+            found.status != holdfast_api::condition::ConditionStatus::True
+                && found.reason == reason
+                && complete(&found.message)
+        };
+        let message = self.condition::<K>(site, name, type_, bad).await.with_context(|| format!("{complaint:?}"))?;
+        println!("{kind} {name}: {reason}: {message}");
+        let warns = |event: &Event| {
+            let is_warning = event.type_.as_deref() == Some("Warning") && event.reason.as_deref() == Some(reason);
+            is_warning && complete(event.message.as_deref().unwrap_or_default())
+        };
+        self.find_event(site, &kind, name, warns).await.with_context(|| format!("{complaint:?}"))
+    }
+
     /// Waits until a condition of an object has this reason and returns its message.
     pub async fn reason<K>(&self, site: Site, name: &str, type_: &str, reason: &str) -> Result<String>
     where
@@ -132,6 +173,26 @@ impl Story {
         let url = addresses(site)?.url(holdfast_hospital::Service::Registration, "healthz");
         let arguments = ["-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", &url];
         Ok(self.lab.site(site).run_inside("curl", &arguments).await?.trim() == "200")
+    }
+
+    /// What a part of Holdfast serves at a path of its port 8080 (`status`, `metrics`). It must be the only pod with these
+    /// labels.
+    pub async fn served(&self, site: Site, namespace: &str, labels: &str, path: &str) -> Result<String> {
+        let site = self.lab.site(site);
+        let pod = site.pod(namespace, labels).await?;
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:8080/proxy/{path}");
+        Ok(site.kubectl(&["get", "--raw", &path]).await?)
+    }
+
+    /// The names of all objects of a site that are in no namespace.
+    pub async fn cluster_objects(&self, site: Site) -> Result<BTreeSet<String>> {
+        let site = self.lab.site(site);
+        let kinds = ["api-resources", "--namespaced=false", "--verbs=list", "-o", "name"];
+        let kinds = site.kubectl(&kinds).await?;
+        // A view of what is healthy, not objects.
+        let kinds: Vec<_> = kinds.lines().filter(|kind| *kind != "componentstatuses").collect();
+        let names = site.kubectl(&["get", &kinds.join(","), "-o", "name"]).await?;
+        Ok(names.lines().map(str::to_owned).collect())
     }
 
     /// `holdfast runbook PLAN` at the standby site, as a person runs it.

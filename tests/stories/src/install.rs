@@ -50,6 +50,15 @@ impl Setup {
         Ok(setup)
     }
 
+    /// From the next [`Setup::apply_samples`] on, a site reaches the bucket at this endpoint.
+    pub(crate) fn reach_the_bucket_at(&self, endpoint: &str) -> Result<()> {
+        let path = self.samples().join("settings/settings.env");
+        let settings = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let others = settings.lines().filter(|line| !line.starts_with("endpoint="));
+        let settings: String = others.map(|line| format!("{line}\n")).collect();
+        write(&path, format!("endpoint={endpoint}\n{settings}").as_bytes())
+    }
+
     /// The copy of the repository's `manifests` that this story applies.
     fn manifests(&self) -> PathBuf {
         self.folder.join("manifests")

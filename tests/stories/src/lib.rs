@@ -19,18 +19,24 @@
 
 mod asking;
 mod evidence;
+mod gate;
 mod install;
 mod kubernetes;
+mod memory;
 mod paste;
 mod report;
 mod story;
 mod timeline;
 mod traces;
+mod vault;
 mod view;
 
+pub use asking::{Complaint, OPERATOR, part};
 pub use evidence::tells_of_success;
+pub use gate::{Caught, Gate};
 pub use holdfast_lab::Site;
 pub use kubernetes::{Condition, Observed, conditions, epoch_us};
+pub use memory::{MEMORY_TARGET_MIB, Memory};
 pub use paste::blocks;
 pub use report::{Report, spans};
 pub use story::{DATABASES, NAMESPACE, PLAN, Story, VAULT, addresses, options, story, story_on_empty_clusters};

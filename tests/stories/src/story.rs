@@ -11,7 +11,7 @@ use holdfast_api::{Drill, Failover, ProtectedDatabase, RecoveryPlan, StandbyData
 use holdfast_hospital::load::{Load, LoadOptions};
 use holdfast_hospital::verify::{Verdict, verify};
 use holdfast_hospital::{Service, Site as Addresses};
-use holdfast_lab::{Lab, Options, Site, wait};
+use holdfast_lab::{Existing, Lab, Options, Site, wait};
 use kube::Client;
 use kube::api::Api;
 use serde_json::json;
@@ -104,6 +104,11 @@ impl Story {
         site.kubectl(&[&rollout[..], &["restart", "deployment/holdfast-operator"]].concat()).await?;
         site.kubectl(&[&rollout[..], &["status", "deployment/holdfast-operator", "--timeout=60s"]].concat()).await?;
         Ok(())
+    }
+
+    /// A site that is opened from now on reaches the bucket at this endpoint.
+    pub fn reach_the_bucket_at(&self, endpoint: &str) -> Result<()> {
+        self.setup.reach_the_bucket_at(endpoint)
     }
 
     /// The namespace and the samples' Secrets at a site, and nothing else.
@@ -252,6 +257,11 @@ impl Story {
     /// `kubectl apply` of a Drill like the sample, and its end.
     pub async fn drill(&self, name: &str) -> Result<Drill> {
         self.order_drill(name).await?;
+        self.drill_succeeded(name).await
+    }
+
+    /// Waits until a Drill has succeeded.
+    pub async fn drill_succeeded(&self, name: &str) -> Result<Drill> {
         let drill = self.over::<Drill>(name, |drill| drill.status.as_ref().map(|status| status.phase)).await?;
         expect_success(&drill, drill.status.as_ref().map(|status| status.phase))?;
         Ok(drill)
@@ -269,7 +279,7 @@ impl Story {
     }
 
     /// Waits until an execution is over, well or badly.
-    async fn over<K>(&self, name: &str, phase: impl Fn(&K) -> Option<RunPhase>) -> Result<K>
+    pub async fn over<K>(&self, name: &str, phase: impl Fn(&K) -> Option<RunPhase>) -> Result<K>
     where
         K: Observed + kube::Resource<Scope = kube::core::NamespaceResourceScope>,
     {
@@ -283,10 +293,11 @@ impl Story {
     }
 }
 
-/// A fresh lab, with binaries built now. With `HOLDFAST_NO_BUILD` set they are taken as they are, which saves the
+/// A fresh lab, unless somebody has left one running on purpose, with binaries built now. With `HOLDFAST_NO_BUILD` set they are taken as they are, which saves the
 /// wait for cargo when somebody else is using it.
 pub fn options() -> Options {
-    Options { fresh: true, build: std::env::var_os("HOLDFAST_NO_BUILD").is_none(), ..Options::default() }
+    let build = std::env::var_os("HOLDFAST_NO_BUILD").is_none();
+    Options { existing: Existing::Refuse, build, ..Options::default() }
 }
 
 /// Tells a story on a fresh lab. When it fails, what both sites looked like is written into its folder.

@@ -14,7 +14,6 @@
 mod backup;
 mod fence;
 mod intake;
-mod lag;
 mod metrics;
 mod overlap;
 mod preflight;
@@ -35,7 +34,6 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::backup::Backups;
-use self::lag::Lag;
 use self::metrics::AgentMetrics;
 use self::preflight::Primary;
 use self::receive::Flow;
@@ -44,6 +42,7 @@ use crate::backoff::Backoff;
 use crate::board::Board;
 use crate::config::{AgentConfig, slot_name};
 use crate::http::{self, ListenError};
+use crate::lag::Lag;
 use crate::problem::{code, vault_problem};
 use crate::sql::{self, Target};
 use crate::status::{AgentState, AgentStatus, FenceReport, Problem};

@@ -13,7 +13,6 @@ use holdfast_wal::{Lsn, SystemId, TimelineId};
 use tokio::sync::{Notify, watch};
 
 use crate::agent::intake::Intake;
-use crate::agent::lag::Lag;
 use crate::agent::metrics::AgentMetrics;
 use crate::agent::preflight::{beyond_the_server, make_slot, replication_problem, wal_gone};
 use crate::agent::stop::Stop;
@@ -21,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::board::Board;
 use crate::config::ConnectionConfig;
 use crate::instance::replication;
+use crate::lag::Lag;
 use crate::problem::code;
 use crate::sql::{self, Sql, Target};
 use crate::status::{AgentState, AgentStatus, Problem};

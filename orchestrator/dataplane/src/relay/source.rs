@@ -49,16 +49,19 @@ impl WalSource for VaultSource {
     type Stream = BoxStream<'static, Result<WalPiece, SourceError>>;
 
     async fn identify(&self) -> Result<IdentifySystem, SourceError> {
+        self.view.metrics.requested("IDENTIFY_SYSTEM");
         let (history, end) = certain(&self.look().await?, self.until);
         Ok(IdentifySystem { system_id: self.system_id, timeline: history.timeline, flush_lsn: end })
     }
 
     async fn timeline_history(&self, timeline: TimelineId) -> Result<TimelineHistory, SourceError> {
+        self.view.metrics.requested("TIMELINE_HISTORY");
         let (history, _) = certain(&self.look().await?, self.until);
         ancestor(&history, timeline).ok_or(SourceError::UnknownTimeline { timeline })
     }
 
     async fn stream(&self, start: Lsn, timeline: TimelineId) -> Result<Self::Stream, SourceError> {
+        self.view.metrics.requested("START_REPLICATION");
         let (history, _) = certain(&self.look().await?, self.until);
         let cursor = Cursor::new(timeline, start, history, self.until).map_err(|error| match error {
             NotHere::Timeline(timeline) => SourceError::UnknownTimeline { timeline },

@@ -48,6 +48,8 @@ impl View {
     }
 
     pub(crate) fn wal(&self, end: Lsn) {
+        self.metrics.chunks_read.inc();
+        self.metrics.tip_at(end.min(self.fixed_end()), Instant::now());
         self.board.update(|status| {
             status.tip = status.tip.max(Some(end.min(self.fixed_end())));
             status.at_end = false;
@@ -61,6 +63,7 @@ impl View {
     pub(crate) fn at_end(&self, tip: Lsn, epoch: u64) {
         self.seen.update(|seen| *seen = Some(Instant::now()));
         let tip = tip.min(self.fixed_end());
+        self.metrics.tip_at(tip, Instant::now());
         let finished = self.until.is_some_and(|until| tip >= until.lsn);
         self.board.update(|status| {
             status.tip = Some(tip);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::components::digest;
 use crate::error::{IoContext, Result};
-use crate::exec::{command, run, run_logged, sh};
+use crate::exec::{command, mortal, run, run_logged, sh};
 use crate::images::archive::{self, ImageConfig};
 use crate::paths::Paths;
 use crate::progress::Progress;
@@ -71,7 +71,7 @@ pub(crate) fn prepare(paths: &Paths, progress: &Progress) -> Result<Debian> {
 fn bootstrap(root: &Path, log: &Path) -> Result<()> {
     let _ = fs::remove_file(log);
     let include = format!("--include={PACKAGES}");
-    let mut debootstrap = command("debootstrap", ["--variant=minbase", &include, SUITE]);
+    let mut debootstrap = mortal("debootstrap", ["--variant=minbase", &include, SUITE]);
     debootstrap.arg(root).arg(MIRROR);
     // debootstrap does not read apt's configuration.
     if let Some(proxy) = apt_proxy() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::components::{Programs, digest, read};
 use crate::error::{IoContext, Result};
-use crate::exec::{command, poll, run, sh};
+use crate::exec::{command, mortal, poll, run, sh};
 use crate::images::archive::{self, ImageConfig};
 use crate::images::debian;
 use crate::paths::{Paths, repository};
@@ -42,13 +42,18 @@ pub(crate) fn prepare(paths: &Paths, programs: &Programs, progress: &Progress) -
         return Ok(BaseImages { store, root });
     }
     let step = progress.step("unpacking the base images", Some(Duration::from_secs(10)));
-    let folder = tempfile::tempdir().doing(|| "make a temporary folder".into())?;
-    let pause = pause_image(folder.path(), &pause_source)?;
-    let coredns = single_file_image(folder.path(), "coredns", &coredns)?;
+    // In the cache, where the next attempt finds what a killed one has left.
+    let folder = paths.cached("images").join("unpacking.partial");
     let partial = store.with_extension("partial");
-    let _ = fs::remove_dir_all(&partial);
-    unpack(&partial, folder.path(), &[&pause, &coredns, &debian.archive])?;
+    for left in [&folder, &partial] {
+        let _ = fs::remove_dir_all(left);
+    }
+    create(&folder)?;
+    let pause = pause_image(&folder, &pause_source)?;
+    let coredns = single_file_image(&folder, "coredns", &coredns)?;
+    unpack(&partial, &folder, &[&pause, &coredns, &debian.archive])?;
     fs::rename(&partial, &store).doing(|| format!("create {}", store.display()))?;
+    let _ = fs::remove_dir_all(&folder);
     step.done();
     Ok(BaseImages { store, root })
 }
@@ -85,9 +90,7 @@ fn unpack(store: &Path, folder: &Path, archives: &[&Path]) -> Result<()> {
         folder.join("state"),
     );
     crate::machine::write_file(&config, text)?;
-    let arguments = ["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"];
-    let mut child = command("unshare", arguments)
-        .args(["containerd", "--config"])
+    let mut child = mortal("containerd", ["--config"])
         .arg(&config)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -13,6 +13,7 @@ use holdfast_hospital::Service;
 use holdfast_hospital::load::{Load, Stats};
 use holdfast_hospital::verify::Verdict;
 use holdfast_hospital::{ledger, verify};
+use holdfast_lab::Existing;
 use holdfast_stories::{
     Mark, NAMESPACE, PLAN, Report, Site, Story, Timeline, View, addresses, epoch_us, options, spans,
 };
@@ -28,6 +29,9 @@ struct Arguments {
     /// How many writers the load has.
     #[arg(long, default_value_t = 8)]
     writers: usize,
+    /// Replace a lab that `cargo lab up` or an earlier `--keep` has left running, with its data.
+    #[arg(long)]
+    fresh: bool,
     /// How long to watch the load before the power is cut, in seconds.
     #[arg(long, default_value_t = 20)]
     watch: u64,
@@ -54,7 +58,11 @@ async fn demo(arguments: &Arguments) -> Result<Verdict> {
     let screen = Screen::new();
     screen.chapter("The lab: two Kubernetes clusters and a bucket with Object Lock");
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/demo");
-    let mut story = Story::begin_in(&folder, options()).await?;
+    let mut options = options();
+    if arguments.fresh {
+        options.existing = Existing::Replace;
+    }
+    let mut story = Story::begin_in(&folder, options).await?;
     let told = tell(&mut story, arguments, &screen).await;
     if told.is_err() {
         let folder = story.folder().join("failure");
@@ -82,6 +90,7 @@ async fn tell(story: &mut Story, arguments: &Arguments, screen: &Screen) -> Resu
     let load = story.load(arguments.writers)?;
     watch(story, &load, screen, Duration::from_secs(arguments.watch)).await?;
 
+    let mut memory = story.peak_memory(Site::Primary).await?;
     screen.chapter("The primary site loses its power");
     let begun_us = now_us();
     story.lab.site(Site::Primary).kill().await?;
@@ -109,6 +118,8 @@ async fn tell(story: &mut Story, arguments: &Arguments, screen: &Screen) -> Resu
     load.stop().await?;
     let verdict = verify::verify(story.ledgers(), &addresses(Site::Standby)?, around).await?;
     screen.say(&summary(&verdict));
+    memory.join(story.peak_memory(Site::Standby).await?);
+    screen.say(&memory.line());
 
     // Also when the drill has failed.
     let report = Report {
@@ -193,7 +204,7 @@ async fn follow_failover(story: &Story, screen: &Screen) -> Result<Failover> {
                 RunPhase::Succeeded => {
                     let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1} s"));
                     screen.say(&format!(
-                        "databases writable after {}, services serving after {}",
+                        "databases writable after {} (target 5 s), services serving after {} (target 20 s)",
                         seconds(status.writable_after_seconds),
                         seconds(status.serving_after_seconds)
                     ));

@@ -1,11 +1,25 @@
 //! Bad buckets, bad credentials, bad databases, damage: each gets a condition and an event that say
 //! what is wrong, where, and what to do.
 
-use holdfast_api::condition::{reasons, types};
+use anyhow::{Context, ensure};
+use holdfast_api::condition::{is_true, reasons, types};
+use holdfast_api::standby_database::Role;
 use holdfast_api::{ProtectedDatabase, StandbyDatabase, Vault};
 use holdfast_lab::BucketKind;
-use holdfast_stories::{NAMESPACE, Site, Story, VAULT, story};
+use holdfast_stories::{Complaint, DATABASES, NAMESPACE, Site, Story, VAULT, story};
+use holdfast_wal::Lsn;
+use kube::api::Api;
 use serde_json::{Value, json};
+
+/// Reasons that an agent or a restore gives, as `holdfast_dataplane::problem::code` has them.
+mod codes {
+    pub(super) const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
+    pub(super) const ROLE_WITHOUT_REPLICATION: &str = "RoleWithoutReplication";
+    pub(super) const WAL_LEVEL_MINIMAL: &str = "WalLevelMinimal";
+    pub(super) const WRONG_PASSWORD: &str = "WrongPassword";
+    pub(super) const SYSTEM_ID_MISMATCH: &str = "SystemIdMismatch";
+    pub(super) const DAMAGED_OBJECT: &str = "DamagedObject";
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_vault_is_named_and_so_is_an_empty_one() -> anyhow::Result<()> {
@@ -19,27 +33,39 @@ async fn a_bad_vault_is_named_and_so_is_an_empty_one() -> anyhow::Result<()> {
 async fn bad_buckets_and_credentials(story: &Story) -> anyhow::Result<()> {
     story.prepare(Site::Primary).await?;
     let cloud = story.lab.cloud();
-    cloud.create_bucket("holdfast-plain", BucketKind::Plain).await?;
-    cloud.create_bucket("holdfast-versioned", BucketKind::Versioned).await?;
+    let plain = cloud.create_bucket("holdfast-plain", BucketKind::Plain).await?;
+    let versioned = cloud.create_bucket("holdfast-versioned", BucketKind::Versioned).await?;
     let wrong = [("AWS_ACCESS_KEY_ID", "WRONG"), ("AWS_SECRET_ACCESS_KEY", "wrong")];
-    story.secret(Site::Primary, "wrong", &wrong).await?;
+    story.secret(Site::Primary, "mistyped", &wrong).await?;
 
-    for (name, change, reason, hint) in [
-        ("plain", vec![("bucket", json!("holdfast-plain"))], reasons::BUCKET_WITHOUT_VERSIONING, "holdfast-plain"),
+    let bucket = |name: &str| ("bucket", json!(name));
+    let credentials = |secret: &str| ("credentials", json!({ "secretName": secret }));
+    let new_bucket = "create a new bucket with Object Lock enabled";
+    for (name, change, reason, what, hint) in [
+        ("a", bucket("holdfast-plain"), reasons::BUCKET_WITHOUT_VERSIONING, "holdfast-plain", new_bucket),
+        ("b", bucket("holdfast-versioned"), reasons::BUCKET_WITHOUT_OBJECT_LOCK, "holdfast-versioned", new_bucket),
         (
-            "versioned",
-            vec![("bucket", json!("holdfast-versioned"))],
-            reasons::BUCKET_WITHOUT_OBJECT_LOCK,
-            "holdfast-versioned",
+            "c",
+            bucket("holdfast-absent"),
+            reasons::NO_SUCH_BUCKET,
+            "holdfast-absent",
+            "create the bucket with Object Lock",
         ),
-        ("absent", vec![("bucket", json!("holdfast-absent"))], reasons::NO_SUCH_BUCKET, "holdfast-absent"),
-        ("wrong", vec![("credentials", json!({ "secretName": "wrong" }))], reasons::BAD_CREDENTIALS, "access key"),
-        ("none", vec![("credentials", json!({ "secretName": "none" }))], reasons::CREDENTIALS_MISSING, "none"),
+        ("d", credentials("mistyped"), reasons::BAD_CREDENTIALS, "credentials", "check the access key and the secret"),
+        (
+            "e",
+            credentials("forgotten"),
+            reasons::CREDENTIALS_MISSING,
+            "forgotten",
+            "Create it with the keys AWS_ACCESS_KEY_ID",
+        ),
     ] {
-        story.create(Site::Primary, "Vault", name, story.vault_like_the_sample(Site::Primary, &change)).await?;
-        let message = story.reason::<Vault>(Site::Primary, name, types::READY, reason).await?;
-        anyhow::ensure!(message.contains(hint), "{name}: {message:?} does not say {hint:?}");
-        story.event(Site::Primary, "Vault", name, reason).await?;
+        story.create(Site::Primary, "Vault", name, story.vault_like_the_sample(Site::Primary, &[change])).await?;
+        story.complains::<Vault>(Site::Primary, name, types::READY, Complaint { reason, what, hint }).await?;
+    }
+    for bucket in [plain, versioned] {
+        let versions = bucket.versions("").await?;
+        ensure!(versions.is_empty(), "something was put into {}: {versions:?}", bucket.name());
     }
     Ok(())
 }
@@ -62,19 +88,43 @@ async fn bad_databases(story: &Story) -> anyhow::Result<()> {
     story.start_database_with(Site::Primary, "minimal", "-c wal_level=minimal -c max_wal_senders=0").await?;
     story.start_database_with(Site::Primary, "spare", "").await?;
     let password = [("username", "holdfast"), ("password", "wrong")];
-    story.secret(Site::Primary, "wrong-password", &password).await?;
+    story.secret(Site::Primary, "mistyped", &password).await?;
     // The services' own role may log in, but not replicate.
     let hospital = json!({ "secretName": "hospital-database" });
-    for (name, connection, problem) in [
-        ("unreachable", json!({ "host": "nowhere" }), "nowhere"),
-        ("no-replication", json!({ "database": "hospital", "credentials": hospital }), "REPLICATION"),
-        ("wal-minimal", json!({ "host": "minimal-db" }), "wal_level"),
-        ("wrong-password", json!({ "credentials": { "secretName": "wrong-password" } }), "password"),
+    for (name, connection, reason, what, hint) in [
+        ("a", json!({ "host": "nowhere" }), codes::DATABASE_UNREACHABLE, "nowhere", "check host and port"),
+        (
+            "b",
+            json!({ "database": "hospital", "credentials": hospital }),
+            codes::ROLE_WITHOUT_REPLICATION,
+            "role hospital at registration-db",
+            "ALTER ROLE \"hospital\" REPLICATION",
+        ),
+        (
+            "c",
+            json!({ "host": "minimal-db" }),
+            codes::WAL_LEVEL_MINIMAL,
+            "minimal-db:5432 has wal_level=minimal",
+            "ALTER SYSTEM SET wal_level",
+        ),
+        (
+            "d",
+            json!({ "credentials": { "secretName": "mistyped" } }),
+            codes::WRONG_PASSWORD,
+            "registration-db",
+            "correct the password in the Secret",
+        ),
     ] {
-        expect_refused(story, name, name, connection, problem).await?;
+        refused(story, name, name, connection, Complaint { reason, what, hint }).await?;
+        let stored = story.stored(&format!("{}/v1/db/{name}/", story.prefix())).await?;
+        ensure!(stored.is_empty(), "something of {name} is in the vault: {stored:?}");
     }
-    // A name that another object has.
-    expect_refused(story, "second", "registration-db", json!({ "host": "billing-db" }), "registration-db").await?;
+    let taken = Complaint {
+        reason: reasons::NAME_TAKEN,
+        what: "registration-db already writes under the name registration-db",
+        hint: "Delete this object",
+    };
+    refused(story, "e", "registration-db", json!({ "host": "billing-db" }), taken).await?;
     other_system(story).await
 }
 
@@ -82,35 +132,57 @@ async fn bad_databases(story: &Story) -> anyhow::Result<()> {
 async fn other_system(story: &Story) -> anyhow::Result<()> {
     let spec = json!({
         "vault": { "name": VAULT },
-        "name": "taken",
+        "name": "pharmacy",
         "connection": { "host": "spare-db", "credentials": { "secretName": "holdfast-database" } },
     });
     story.create(Site::Primary, "ProtectedDatabase", "spare", spec).await?;
     story.becomes::<ProtectedDatabase>(Site::Primary, "spare", types::PROTECTED).await?;
     let delete = ["-n", NAMESPACE, "delete", "protecteddatabase", "spare", "--timeout=60s"];
     story.lab.site(Site::Primary).kubectl(&delete).await?;
-    expect_refused(story, "other-system", "taken", json!({ "host": "billing-db" }), "system").await
+    let other = Complaint {
+        reason: codes::SYSTEM_ID_MISMATCH,
+        what: "pharmacy",
+        hint: "give this database a name of its own in the vault",
+    };
+    refused(story, "f", "pharmacy", json!({ "host": "billing-db" }), other).await
 }
 
 async fn nothing_to_restore_from(story: &Story) -> anyhow::Result<()> {
     story.prepare(Site::Standby).await?;
     story.create(Site::Standby, "Vault", VAULT, story.vault_like_the_sample(Site::Standby, &[])).await?;
-    story.create(Site::Standby, "StandbyDatabase", "absent", standby_of("absent")).await?;
-    let reason = reasons::NOTHING_TO_RESTORE_FROM;
-    let message = story.reason::<StandbyDatabase>(Site::Standby, "absent", types::READY, reason).await?;
-    anyhow::ensure!(message.contains("absent"), "{message}");
-    story.event(Site::Standby, "StandbyDatabase", "absent", reason).await
+    story.create(Site::Standby, "StandbyDatabase", "a", standby_of("pharmacy")).await?;
+    let nothing = Complaint {
+        reason: reasons::NOTHING_TO_RESTORE_FROM,
+        what: "no complete base backup of a database named pharmacy",
+        hint: "Check spec.source",
+    };
+    story.complains::<StandbyDatabase>(Site::Standby, "a", types::READY, nothing).await?;
+    let made = ["get", "-n", NAMESPACE, "persistentvolumeclaims,statefulsets,pods", "-o", "name"];
+    let made = story.lab.site(Site::Standby).kubectl(&made).await?;
+    ensure!(made.trim().is_empty(), "something was made although there is nothing to restore: {made}");
+    Ok(())
 }
 
 async fn damaged_chunk(story: &Story) -> anyhow::Result<()> {
+    let database = DATABASES[0];
     story.prepare(Site::Standby).await?;
-    let damaged = story.copy_with_damage("registration-db", "damaged").await?;
+    let damaged = story.copy_with_damage(database, "damaged").await?;
     let spec = story.vault_like_the_sample(Site::Standby, &[("prefix", json!("damaged"))]);
     story.create(Site::Standby, "Vault", VAULT, spec).await?;
-    story.create(Site::Standby, "StandbyDatabase", "registration-db", standby_of("registration-db")).await?;
-    let message = story.says::<StandbyDatabase>(Site::Standby, "registration-db", types::READY, &damaged).await?;
-    println!("{message}");
-    story.warning(Site::Standby, "StandbyDatabase", "registration-db", &damaged).await
+    story.create(Site::Standby, "StandbyDatabase", database, standby_of(database)).await?;
+    let complaint = Complaint { reason: codes::DAMAGED_OBJECT, what: &damaged, hint: "keep the bucket as it is" };
+    story.complains::<StandbyDatabase>(Site::Standby, database, types::READY, complaint).await?;
+
+    // Nothing behind the damage was served, and nobody was told that this is a database to work with.
+    let standbys = Api::<StandbyDatabase>::namespaced(story.client(Site::Standby).await?, NAMESPACE);
+    let status = standbys.get(database).await?.status.context("a standby without status")?;
+    let open = [types::FOLLOWING, types::PROMOTED].iter().any(|type_| is_true(&status.conditions, type_));
+    ensure!(!open && status.role != Some(Role::Primary), "{status:?}");
+    let start = damaged.rsplit('/').next().and_then(|name| u64::from_str_radix(name, 16).ok());
+    let start = start.with_context(|| format!("{damaged} does not end in a position"))?;
+    let replayed = status.replayed_lsn.map(|text| text.parse::<Lsn>()).transpose()?;
+    ensure!(replayed.is_none_or(|lsn| lsn.0 <= start), "{replayed:?} is behind the damage at {start:X}");
+    Ok(())
 }
 
 fn standby_of(source: &str) -> Value {
@@ -123,13 +195,13 @@ fn standby_of(source: &str) -> Value {
     })
 }
 
-/// A ProtectedDatabase that must not become ready, with a message that says `problem`, and an event.
-async fn expect_refused(
+/// A ProtectedDatabase that must not become ready, and complains like this.
+async fn refused(
     story: &Story,
     name: &str,
     vault_name: &str,
     connection: Value,
-    problem: &str,
+    complaint: Complaint<'_>,
 ) -> anyhow::Result<()> {
     let mut merged = json!({
         "host": "registration-db",
@@ -141,7 +213,5 @@ async fn expect_refused(
     }
     let spec = json!({ "vault": { "name": VAULT }, "name": vault_name, "connection": merged });
     story.create(Site::Primary, "ProtectedDatabase", name, spec).await?;
-    let message = story.says::<ProtectedDatabase>(Site::Primary, name, types::READY, problem).await?;
-    println!("{name}: {message}");
-    story.warning(Site::Primary, "ProtectedDatabase", name, problem).await
+    story.complains::<ProtectedDatabase>(Site::Primary, name, types::READY, complaint).await
 }

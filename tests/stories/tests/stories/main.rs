@@ -8,4 +8,5 @@ mod drill;
 mod killed;
 mod network_cut;
 mod power_cut;
+mod schema;
 mod watched;

@@ -1,7 +1,6 @@
 //! Commit latency with and without Holdfast, memory of its parts, and the times of a failover: both clusters, the
 //! bucket and the load on one machine.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use holdfast_hospital::Service;
 use holdfast_hospital::ledger::{self, Entry};
 use holdfast_hospital::verify::{Percentiles, verify};
 use holdfast_stories::{Site, Story, addresses, epoch_us, options};
-use serde_json::Value;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -63,15 +61,12 @@ pub(crate) async fn bench(arguments: &Arguments) -> Result<()> {
         );
     }
 
+    // Of the whole run so far, the load at full speed included.
+    let mut memory = story.peak_memory(Site::Primary).await?;
+    memory.join(story.peak_memory(Site::Standby).await?);
+
     let load = story.load(16)?;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    println!("\nmemory under load, MiB");
-    for site in [Site::Primary, Site::Standby] {
-        for (part, bytes) in memory(&story, site).await? {
-            println!("  {:<9}{part:<10}{:>8.1}", site.name(), bytes as f64 / 1024.0 / 1024.0);
-        }
-    }
-
     let cut_us = epoch_us(jiff::Timestamp::now());
     story.lab.site(Site::Primary).kill().await?;
     let failover = story.fail_over("failover-1").await?;
@@ -80,7 +75,7 @@ pub(crate) async fn bench(arguments: &Arguments) -> Result<()> {
     let status = failover.status.context("a failover without status")?;
     let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2} s"));
     println!(
-        "\nfailover: writable after {}, serving after {}",
+        "\nfailover: writable after {} (target 5 s), serving after {} (target 20 s)",
         seconds(status.writable_after_seconds),
         seconds(status.serving_after_seconds)
     );
@@ -89,7 +84,9 @@ pub(crate) async fn bench(arguments: &Arguments) -> Result<()> {
         let gap = verdict.services[service.index()].gap.map_or(0.0, |gap| gap.length_us() as f64 / 1e6);
         println!("  {:<14}gap {gap:.2} s", service.name());
     }
-    println!("\nwrites acknowledged {}, lost {}", verdict.acknowledged, verdict.lost);
+    memory.join(story.peak_memory(Site::Standby).await?);
+    println!("\n{}", memory.line());
+    println!("\nwrites acknowledged {}, lost {} (target 0)", verdict.acknowledged, verdict.lost);
     anyhow::ensure!(verdict.is_intact(), "{verdict}");
     Ok(())
 }
@@ -115,24 +112,4 @@ async fn measure(story: &mut Story, writers: usize, time: Duration) -> Result<Me
 
 fn pair(figures: &Percentiles) -> String {
     format!("{:.1} / {:.1}", figures.p50_us as f64 / 1000.0, figures.p95_us as f64 / 1000.0)
-}
-
-/// The largest working set of each part of Holdfast, as the kubelet measures it.
-async fn memory(story: &Story, site: Site) -> Result<BTreeMap<String, u64>> {
-    let path = format!("/api/v1/nodes/{site}/proxy/stats/summary");
-    let summary: Value = serde_json::from_str(&story.lab.site(site).kubectl(&["get", "--raw", &path]).await?)?;
-    let mut largest = BTreeMap::new();
-    for pod in summary["pods"].as_array().into_iter().flatten() {
-        let name = pod["podRef"]["name"].as_str().unwrap_or_default();
-        let part = ["operator", "agent", "relay"].into_iter().find(|part| name.contains(&format!("-{part}-")));
-        let Some(part) = part else {
-            continue;
-        };
-        for container in pod["containers"].as_array().into_iter().flatten() {
-            let bytes = container["memory"]["workingSetBytes"].as_u64().unwrap_or(0);
-            let entry = largest.entry(part.to_owned()).or_insert(0);
-            *entry = bytes.max(*entry);
-        }
-    }
-    Ok(largest)
 }

@@ -1,4 +1,4 @@
-//! How far the vault is behind the database.
+//! How far one is behind another: the vault behind the database, a standby behind the vault.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use holdfast_wal::Lsn;
 const SAMPLES: usize = 4096;
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 
-/// Remembers when the database was seen to have written up to where.
+/// Remembers when the one that is followed was seen to be where.
 #[derive(Debug, Default)]
 pub(crate) struct Lag {
     server_end: Lsn,
