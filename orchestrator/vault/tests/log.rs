@@ -5,6 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::faulty::Faulty;
 use common::{Fixture, ORIGIN, append, attached, durable, origin, read_until, small_segments, wal};
 use holdfast_vault::store::{MemoryStore, Toxics};
 use holdfast_vault::{
@@ -362,4 +363,30 @@ async fn opening_a_long_log_needs_few_requests() {
     fixture.read(from, Lsn(from.0 + 100)).await;
     let requests = store.requests() - before;
     assert!(requests <= 400, "{requests} requests");
+}
+
+async fn faulty() -> (Arc<Faulty>, Fixture) {
+    let store = Arc::new(Faulty::default());
+    let vault = Vault::with_store(store.clone(), "memory", "");
+    (store, Fixture::new(vault, small_segments()).await)
+}
+
+#[tokio::test]
+async fn a_seal_that_is_not_listed_yet_is_looked_for_again() {
+    let (store, fixture) = faulty().await;
+    store.list_late(3);
+    let (start, writer) = fixture.writer().await;
+    let end = append(&writer, start, 1000, 1000, 0).await;
+    durable(&writer, end).await;
+    // When the store made the claim is known: it is to be renewed.
+    store.inner.advance(Duration::from_secs(2 * 24 * 60 * 60));
+    writer.append(end, wal(end, 10, 0)).await.unwrap();
+    let mut state = writer.state();
+    tokio::time::timeout(Duration::from_secs(30), state.wait_for(|state| state.renew)).await.unwrap().unwrap();
+    // One that is never listed is no claim, and may be one the next time.
+    store.list_late(u32::MAX);
+    let Err(ClaimError::Vault(error)) = fixture.claim(&origin()).await else { panic!("claimed") };
+    assert!(!error.is_permanent() && error.to_string().contains("no version of it is listed"), "{error}");
+    store.list_late(0);
+    fixture.claim(&origin()).await.unwrap();
 }
