@@ -36,7 +36,7 @@ mod trust;
 mod vault;
 mod verify;
 
-pub use backup::{BACKUP_PART_BYTES, BackupManifest, BackupMeta, BackupReader, BackupWriter, Tablespace};
+pub use backup::{BACKUP_PART_BYTES, BackupList, BackupManifest, BackupMeta, BackupReader, BackupWriter, Tablespace};
 pub use catalogue::{KeyKind, KeyWalk, ListedKey};
 pub use census::{CensusOptions, KeyCensus, RecipientUse, SignerUse};
 pub use check::{

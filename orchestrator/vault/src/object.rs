@@ -33,6 +33,8 @@ pub const MAX_BODY_LEN: u64 = MAX_PLAIN_LEN + 1024 * 1024;
 
 const FIXED_LEN: usize = 8 + 2 + 4;
 const SIGNATURE_LEN: usize = 64;
+/// The longest header block.
+pub(crate) const MAX_HEADER_BLOCK_LEN: u64 = (FIXED_LEN + MAX_HEADER_LEN + SIGNATURE_LEN) as u64;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
