@@ -390,3 +390,25 @@ async fn a_seal_that_is_not_listed_yet_is_looked_for_again() {
     store.list_late(0);
     fixture.claim(&origin()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_put_that_panics_ends_the_writer_and_is_seen() {
+    let (store, fixture) = faulty().await;
+    let (start, writer) = fixture.writer().await;
+    store.panic_on_create();
+    let _ = writer.append(start, wal(start, 1000, 0)).await;
+    let mut state = writer.state();
+    let failed = tokio::time::timeout(Duration::from_secs(30), state.wait_for(|state| state.failed.is_some()));
+    let failed = failed.await.expect("it is seen").unwrap().failed.clone().unwrap();
+    assert_eq!((failed.reason.as_str(), failed.message.contains("panicked")), ("WriterFailed", true), "{failed:?}");
+    let refused = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let received = writer.state().borrow().received;
+            if let Err(error) = writer.append(received, wal(start, 10, 0)).await {
+                break error;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(matches!(refused.await.unwrap(), AppendError::Stopped { .. }));
+}

@@ -71,17 +71,19 @@ impl Task {
     }
 
     /// The same, whose claim is to be renewed at this time of the store.
-    pub(super) fn renewed_at(self, renew_at: Option<Timestamp>) -> Task {
-        Task { renew_at, ..self }
+    pub(super) fn renewed_at(mut self, renew_at: Option<Timestamp>) -> Task {
+        self.renew_at = renew_at;
+        self
     }
 
     pub(super) async fn run(mut self) {
         let reason = match self.work().await {
             Ok(()) if self.core.expired() => "its claim is too old, and has to be made anew".to_owned(),
             Ok(()) => "it was closed or fenced".to_owned(),
-            Err(error) => {
-                tracing::error!(%error, "the writer cannot seal and stops");
-                error.to_string()
+            Err(failure) => {
+                tracing::error!(%failure, "the writer stops");
+                self.failed(&failure.to_string());
+                failure.to_string()
             }
         };
         self.shared.queue().ended = Some(reason);
@@ -90,7 +92,14 @@ impl Task {
         self.puts.abort_all();
     }
 
-    async fn work(&mut self) -> Result<(), ObjectError> {
+    /// Seen by whoever waits for something to be stored, and appends nothing meanwhile.
+    fn failed(&self, message: &str) {
+        let hint = "it is begun again with a new claim; if this comes back, report it with the log of this process";
+        let (reason, message) = ("WriterFailed".to_owned(), message.to_owned());
+        self.state.send_modify(|state| state.failed = Some(StoreProblem { reason, message, hint: hint.to_owned() }));
+    }
+
+    async fn work(&mut self) -> Result<(), Failure> {
         loop {
             self.cut().await?;
             self.publish();
@@ -103,7 +112,8 @@ impl Task {
             }
             let shared = self.shared.clone();
             tokio::select! {
-                Some(end) = self.puts.join_next() => if let Ok(end) = end { self.ended(end) },
+                // A PUT that ends without saying how would leave its chunk without an end, and what waits for it.
+                Some(end) = self.puts.join_next() => self.ended(end.map_err(|_| Failure::PutPanicked)?),
                 Some(look) = self.looks.join_next() => if let Ok((at, found)) = look { self.looked(at, found) },
                 () = shared.filled.notified() => {}
                 () = tokio::time::sleep(self.limits.idle_check), if self.looks.is_empty() => self.look(),
@@ -112,7 +122,7 @@ impl Task {
     }
 
     /// Cuts, seals and sends as long as there are bytes and a slot.
-    async fn cut(&mut self) -> Result<(), ObjectError> {
+    async fn cut(&mut self) -> Result<(), Failure> {
         loop {
             let offered = self.shared.queue().offer(self.limits.max_chunk_bytes);
             let Some(cut) = self.core.plan(offered) else { return Ok(()) };
@@ -275,6 +285,23 @@ pub(crate) async fn what_stands(access: &LogAccess, key: &str, object: &Bytes) -
     Ok(match oldest {
         Some(oldest) if is_same(&oldest.bytes, object) => ChunkAnswer::Stored { at },
         Some(oldest) => ChunkAnswer::Foreign(summary(&oldest.bytes)),
+impl Drop for Task {
+    /// It ended in whatever way, by a panic too: nobody waits for room that never comes.
+    fn drop(&mut self) {
+        self.shared.queue().ended.get_or_insert_with(|| "its task ended unexpectedly".to_owned());
+        self.shared.drained.notify_waiters();
+    }
+}
+
+/// Why a writer ends that is neither closed nor fenced.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("a chunk cannot be sealed: {0}")]
+    Seal(#[from] ObjectError),
+    #[error("the task that stores a chunk panicked: whether it is stored is not known")]
+    PutPanicked,
+}
+
         None => ChunkAnswer::Foreign(None),
     })
 }

@@ -164,6 +164,8 @@ pub struct WriterState {
     pub store_problem: Option<StoreProblem>,
 }
 
+    /// The writer ended by a fault of its own: nothing more is stored before a new claim.
+    pub failed: Option<StoreProblem>,
 /// Why the store does not take chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreProblem {
