@@ -135,6 +135,10 @@ pub struct Chunk {
     /// object ends. A walk may begin there: it is a statement of the epoch's owner, which holds for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<Stored>,
+    /// Where the last WAL record begins that begins before `end`, if its writer knows: what the next record names as the
+    /// one before it (`xl_prev`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_record: Option<Lsn>,
 }
 
 /// A place of the chain that its writer knew to be reached.

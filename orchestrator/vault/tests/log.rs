@@ -412,3 +412,47 @@ async fn a_put_that_panics_ends_the_writer_and_is_seen() {
     });
     assert!(matches!(refused.await.unwrap(), AppendError::Stopped { .. }));
 }
+
+/// The first page of a segment, with two records; where these begin.
+fn page(at: Lsn) -> (Vec<u8>, [Lsn; 2]) {
+    let mut page = Vec::new();
+    page.extend(0xD110_u16.to_le_bytes());
+    page.extend(2_u16.to_le_bytes());
+    page.extend(1_u32.to_le_bytes());
+    page.extend(at.0.to_le_bytes());
+    page.extend([0; 8]);
+    page.extend(7_u64.to_le_bytes());
+    page.extend((small_segments() as u32).to_le_bytes());
+    page.extend(8192_u32.to_le_bytes());
+    let (first, second) = (Lsn(at.0 + 40), Lsn(at.0 + 40 + 64));
+    for (len, previous) in [(64_u32, Lsn(at.0 - 64)), (8192 - 40 - 64, first)] {
+        page.extend(len.to_le_bytes());
+        page.extend(9_u32.to_le_bytes());
+        page.extend(previous.0.to_le_bytes());
+        page.resize(page.len() + len as usize - 16, 0);
+    }
+    (page, [first, second])
+}
+
+#[tokio::test]
+async fn where_the_last_record_begins_is_written_down() {
+    let (_, fixture) = fixture().await;
+    assert_eq!(fixture.claim(&origin()).await.unwrap().last_record(), None);
+    let (start, writer) = fixture.writer().await;
+    let (page, [first, second]) = page(start);
+    // Cut anywhere: the last one that was begun counts, whole or not.
+    let cuts = [(0, 60), (60, 104), (104, 4000)];
+    for (from, upto) in cuts {
+        writer.append(Lsn(start.0 + from as u64), page[from..upto].to_vec().into()).await.unwrap();
+        durable(&writer, Lsn(start.0 + upto as u64)).await;
+    }
+    let next = fixture.claim(&origin()).await.unwrap();
+    let written: Vec<_> = next.overlap().iter().map(|stretch| stretch.last_record).collect();
+    assert_eq!(written, [Some(first), Some(first), Some(second)]);
+    assert_eq!(next.last_record(), Some(second));
+    // One that begins in the middle of a page knows what stands before it.
+    let (at, writer) = (next.start(), next.into_running(common::limits()).unwrap());
+    writer.append(at, page[4000..5000].to_vec().into()).await.unwrap();
+    durable(&writer, Lsn(at.0 + 1000)).await;
+    assert_eq!(fixture.claim(&origin()).await.unwrap().last_record(), Some(second));
+}

@@ -165,7 +165,7 @@ impl Agent {
         let (target, primary) = self.primary().await?;
         self.show(AgentState::Claiming, None);
         let writer = self.claim(database, &recipients, &primary).await?;
-        let compared = overlap::check(&target, &self.slot, writer.overlap()).await?;
+        let compared = overlap::check(&target, &self.slot, writer.overlap(), writer.last_record()).await?;
         tracing::info!(epoch = writer.epoch(), start = %writer.start(), overlap = compared, "log claimed");
         self.board.update(|status| {
             status.epoch = Some(writer.epoch());
@@ -232,7 +232,7 @@ impl Agent {
     /// Streams until something ends the epoch or its connection for good.
     async fn stream(&self, recipients: &Recipients, primary: &Primary, writer: LogWriter) -> Stop {
         let Some(database) = self.vault.get() else { return Stop::ServerChanged };
-        let start: Lsn = writer.start();
+        let (start, last_record): (Lsn, Option<Lsn>) = (writer.start(), writer.last_record());
         let writer = match writer.into_running(LIMITS) {
             Ok(writer) => writer,
             Err(error) => return error.into(),
@@ -246,6 +246,7 @@ impl Agent {
             system_id: primary.identity.system_id,
             history: &primary.history,
             segment_size: primary.facts.segment_size,
+            last_record,
             caught_up,
             board: &self.board,
             metrics: &self.metrics,

@@ -375,7 +375,8 @@ impl LogAccess {
                     let plain_sha256 = decoded.header.body.as_ref().map(|body| body.plain_sha256);
                     if let (true, Some(plain_sha256)) = (chunk.end <= start, plain_sha256) {
                         let (start, end, timeline) = (chunk.start, chunk.end, chunk.timeline);
-                        found.push(StoredStretch { start, end, timeline, plain_sha256 });
+                        let last_record = chunk.last_record;
+                        found.push(StoredStretch { start, end, timeline, plain_sha256, last_record });
                         have += end.0 - start.0;
                     }
                     chunk.prev.clone()

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_wal::Lsn;
+use holdfast_wal::record::RecordScanner;
+use holdfast_wal::{Lsn, PAGE_SIZE};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,7 +19,7 @@ use crate::log::mutant::{Mutant, on};
 use crate::log::types::{SealSummary, StoreProblem, WriterLimits, WriterState};
 use crate::log::writer::{ChunkAnswer, Cut, WriterCore};
 use crate::log::writing::Shared;
-use crate::object::{Hash, Header, ObjectError, decode_header, encode_header};
+use crate::object::{Hash, Header, ObjectError, Subject, decode_header, encode_header};
 use crate::seal::Sealer;
 use crate::store::{Created, Lock, StoreError};
 
@@ -54,6 +55,35 @@ pub(super) struct Task {
     limits: WriterLimits,
     /// When, by the store's clock, the claim is to be renewed.
     renew_at: Option<Timestamp>,
+    records: Records,
+}
+
+/// Where the last WAL record begins of what was sealed.
+struct Records {
+    segment_size: u64,
+    /// None: it begins at the next page.
+    scanner: Option<RecordScanner>,
+    last: Option<Lsn>,
+}
+
+impl Records {
+    /// The same after the next WAL, which is at `start`. None where the bytes are no WAL.
+    fn after(&mut self, start: Lsn, plain: &[u8]) -> Option<Lsn> {
+        let page = Lsn(start.0.next_multiple_of(PAGE_SIZE));
+        let (scanner, bytes) = match &mut self.scanner {
+            Some(scanner) => (scanner, plain),
+            none => {
+                let skip = usize::try_from(page.0 - start.0).unwrap_or(usize::MAX);
+                let Some(bytes) = plain.get(skip..).filter(|bytes| !bytes.is_empty()) else { return self.last };
+                (none.insert(RecordScanner::new(page, self.segment_size, false)), bytes)
+            }
+        };
+        match scanner.push(bytes) {
+            Ok(()) => self.last = scanner.last_begun().or(self.last),
+            Err(_) => (self.scanner, self.last) = (None, None),
+        }
+        self.last
+    }
 }
 
 impl Task {
@@ -67,7 +97,15 @@ impl Task {
         limits: WriterLimits,
     ) -> Task {
         let (puts, looks) = (JoinSet::new(), JoinSet::new());
-        Task { access, me, core, sealer: Some(sealer), shared, state, puts, looks, limits, renew_at: None }
+        let records = Records { segment_size: access.facts.segment_size, scanner: None, last: None };
+        let (sealer, renew_at) = (Some(sealer), None);
+        Task { access, me, core, sealer, shared, state, puts, looks, limits, renew_at, records }
+    }
+
+    /// The same, whose first bytes come after the record that begins there.
+    pub(super) fn after_record(mut self, last: Option<Lsn>) -> Task {
+        self.records.last = last;
+        self
     }
 
     /// The same, whose claim is to be renewed at this time of the store.
@@ -143,7 +181,10 @@ impl Task {
     async fn seal(&mut self, cut: Cut, plain: Bytes) -> Result<(Bytes, Hash), ObjectError> {
         let gone = || ObjectError::Open { reason: "the sealing thread ended".into() };
         let mut sealer = self.sealer.take().ok_or_else(gone)?;
-        let header = self.me.header(self.core.subject(cut));
+        let mut header = self.me.header(self.core.subject(cut));
+        if let Subject::Chunk(chunk) = &mut header.subject {
+            chunk.last_record = self.records.after(cut.start, &plain);
+        }
         let me = self.me.clone();
         let job = move || {
             let sealed = seal_chunk(&mut sealer, &me, header, &plain);
@@ -244,6 +285,23 @@ impl Task {
     }
 }
 
+impl Drop for Task {
+    /// It ended in whatever way, by a panic too: nobody waits for room that never comes.
+    fn drop(&mut self) {
+        self.shared.queue().ended.get_or_insert_with(|| "its task ended unexpectedly".to_owned());
+        self.shared.drained.notify_waiters();
+    }
+}
+
+/// Why a writer ends that is neither closed nor fenced.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("a chunk cannot be sealed: {0}")]
+    Seal(#[from] ObjectError),
+    #[error("the task that stores a chunk panicked: whether it is stored is not known")]
+    PutPanicked,
+}
+
 fn problem(error: &StoreError) -> StoreProblem {
     let hint = error.hint().to_owned();
     StoreProblem { reason: VaultError::from(error.clone()).reason().to_owned(), message: error.to_string(), hint }
@@ -285,23 +343,6 @@ pub(crate) async fn what_stands(access: &LogAccess, key: &str, object: &Bytes) -
     Ok(match oldest {
         Some(oldest) if is_same(&oldest.bytes, object) => ChunkAnswer::Stored { at },
         Some(oldest) => ChunkAnswer::Foreign(summary(&oldest.bytes)),
-impl Drop for Task {
-    /// It ended in whatever way, by a panic too: nobody waits for room that never comes.
-    fn drop(&mut self) {
-        self.shared.queue().ended.get_or_insert_with(|| "its task ended unexpectedly".to_owned());
-        self.shared.drained.notify_waiters();
-    }
-}
-
-/// Why a writer ends that is neither closed nor fenced.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("a chunk cannot be sealed: {0}")]
-    Seal(#[from] ObjectError),
-    #[error("the task that stores a chunk panicked: whether it is stored is not known")]
-    PutPanicked,
-}
-
         None => ChunkAnswer::Foreign(None),
     })
 }
