@@ -239,8 +239,19 @@ impl DatabaseVault {
     }
 }
 
-/// All complete backups of a database. A folder without a manifest is a backup that never finished.
-pub(crate) async fn list(database: &DatabaseVault) -> Result<Vec<BackupManifest>, VaultError> {
+/// What stands where the base backups of a database are.
+#[derive(Debug, Default)]
+pub struct BackupList {
+    /// The complete ones, the one that the store has last at the end.
+    pub complete: Vec<BackupManifest>,
+    /// Those whose manifest does not count (damaged, misplaced, of nobody who is believed): the id, and why.
+    pub left_out: Vec<(String, VaultError)>,
+}
+
+/// All backups of a database. A folder without a manifest is a backup that never finished. One that a thief put there, or
+/// that a disk damaged, must not hide the others. Which one is the newest the store's time says: a maker whose clock is wrong
+/// would let the janitor give up those that are newer.
+pub(crate) async fn list(database: &DatabaseVault) -> Result<BackupList, VaultError> {
     let (prefix, mut after, mut ids) = (database.keys.backups(), String::new(), Vec::new());
     loop {
         let request = ListRequest { prefix: &prefix, after: &after, limit: 1000, folders: true };
@@ -252,37 +263,43 @@ pub(crate) async fn list(database: &DatabaseVault) -> Result<Vec<BackupManifest>
             _ => break,
         }
     }
-    let read = futures::stream::iter(ids).map(|id| async move { read_manifest(database, &id).await }).buffered(4);
-    let read: Vec<_> = read.collect().await;
-    let believed = |read: &Result<_, VaultError>| match read {
-        // One that a thief put there must not hide the others.
-        Err(error @ VaultError::Damaged { error: ObjectError::Untrusted(_), .. }) => {
-            tracing::warn!(%error, "a base backup is left out");
-            false
-        }
-        _ => true,
+    let read = |id: String| async move {
+        let found = read_stored(database, &id).await;
+        (id, found)
     };
-    let read = read.into_iter().filter(believed);
-    let mut manifests = read.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
-    manifests.sort_by(|a, b| (a.finished, &a.meta.id).cmp(&(b.finished, &b.meta.id)));
-    Ok(manifests)
+    let mut read = std::pin::pin!(futures::stream::iter(ids).map(read).buffered(4));
+    let (mut found, mut left_out) = (Vec::new(), Vec::new());
+    while let Some((id, manifest)) = read.next().await {
+        match manifest {
+            Ok(manifest) => found.extend(manifest),
+            Err(error @ VaultError::Damaged { .. }) => {
+                tracing::warn!(%error, "a base backup is left out");
+                left_out.push((id, error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    found.sort_by(|(a, stored_a), (b, stored_b)| {
+        let at = |backup: &BackupManifest, stored: &Option<Timestamp>| stored.unwrap_or(backup.finished);
+        (at(a, stored_a), &a.meta.id).cmp(&(at(b, stored_b), &b.meta.id))
+    });
+    let complete = found.into_iter().map(|(manifest, _)| manifest).collect();
+    Ok(BackupList { complete, left_out })
 }
 
 pub(crate) async fn read_manifest(database: &DatabaseVault, id: &str) -> Result<Option<BackupManifest>, VaultError> {
+    Ok(read_stored(database, id).await?.map(|(manifest, _)| manifest))
+}
+
+/// The manifest of a backup, and when the store made it: the oldest version of its key, for the same one put once more
+/// over itself would look newer than it is. None: it never finished.
+async fn read_stored(
+    database: &DatabaseVault,
+    id: &str,
+) -> Result<Option<(BackupManifest, Option<Timestamp>)>, VaultError> {
     let key = database.keys.backup_manifest(id);
-    let Some(object) = retrying(|| database.vault.store.get(&key)).await? else {
-        // Never finished, or hidden by a delete marker.
-        let Some(object) = fetch::oldest(&*database.vault.store, &key).await? else { return Ok(None) };
-        return parse_manifest(database, id, &key, &object).map(Some);
-    };
-    let newest = parse_manifest(database, id, &key, &object);
-    if newest.is_ok() {
-        return newest.map(Some);
-    }
-    match fetch::oldest(&*database.vault.store, &key).await? {
-        Some(object) => parse_manifest(database, id, &key, &object).map(Some),
-        None => newest.map(Some),
-    }
+    let Some(object) = fetch::oldest(&*database.vault.store, &key).await? else { return Ok(None) };
+    Ok(Some((parse_manifest(database, id, &key, &object)?, object.last_modified)))
 }
 
 fn parse_manifest(

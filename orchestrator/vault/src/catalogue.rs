@@ -9,7 +9,9 @@ use serde::Serialize;
 use crate::error::VaultError;
 use crate::fetch::{self, retrying};
 use crate::keys::Position;
-use crate::store::{ListRequest, ListedVersion, Store, StoreError, VersionsMarker, VersionsRequest};
+use crate::store::{
+    ListRequest, ListedVersion, Oldest, Store, StoreError, StoreErrorKind, VersionsMarker, VersionsRequest,
+};
 use crate::vault::Vault;
 
 /// Keys of one page.
@@ -128,10 +130,31 @@ pub struct KeyWalk {
     next: Option<VersionsMarker>,
     started: bool,
     /// The versions of the last key seen, which may go on on the next page.
-    open: Vec<ListedVersion>,
-    ready: VecDeque<Vec<ListedVersion>>,
+    open: Option<Seen>,
+    ready: VecDeque<Seen>,
     /// Requests so far.
     pub(crate) requests: u64,
+}
+
+/// What listings showed of one key.
+#[derive(Debug)]
+struct Seen {
+    key: String,
+    real: Oldest<ListedVersion>,
+    markers: usize,
+}
+
+impl Seen {
+    fn new(key: &str) -> Seen {
+        Seen { key: key.to_owned(), real: Oldest::default(), markers: 0 }
+    }
+
+    fn add(&mut self, version: ListedVersion) {
+        match version.is_delete_marker {
+            true => self.markers += 1,
+            false => self.real.push(version.last_modified, version),
+        }
+    }
 }
 
 impl std::fmt::Debug for KeyWalk {
@@ -144,18 +167,18 @@ impl KeyWalk {
     /// Keys that begin with `prefix`, those after `after` only.
     pub(crate) fn new(store: Arc<dyn Store>, prefix: String, after: Option<&str>) -> KeyWalk {
         let next = after.map(|key| VersionsMarker { key: key.to_owned(), id: None });
-        KeyWalk { store, prefix, next, started: false, open: Vec::new(), ready: VecDeque::new(), requests: 0 }
+        KeyWalk { store, prefix, next, started: false, open: None, ready: VecDeque::new(), requests: 0 }
     }
 
     /// The next key; none after the last.
     pub async fn next(&mut self) -> Result<Option<ListedKey>, StoreError> {
         loop {
-            if let Some(versions) = self.ready.pop_front() {
-                return self.listed(versions).await.map(Some);
+            if let Some(seen) = self.ready.pop_front() {
+                return self.listed(seen).await.map(Some);
             }
             if self.started && self.next.is_none() {
-                let last = std::mem::take(&mut self.open);
-                return if last.is_empty() { Ok(None) } else { self.listed(last).await.map(Some) };
+                let Some(last) = self.open.take() else { return Ok(None) };
+                return self.listed(last).await.map(Some);
             }
             self.page().await?;
         }
@@ -165,40 +188,40 @@ impl KeyWalk {
         let request = VersionsRequest { prefix: &self.prefix, after: self.next.as_ref(), limit: PAGE };
         let page = retrying(|| self.store.list_versions(request.clone())).await?;
         self.requests += 1;
-        for version in page.versions {
-            if self.open.last().is_some_and(|open| open.key != version.key) {
-                self.ready.push_back(std::mem::take(&mut self.open));
-            }
-            self.open.push(version);
+        if page.next.is_some() && page.next == self.next {
+            // It would be asked for ever; and what it does not list must not look as if it was not there.
+            let (kind, operation) = (StoreErrorKind::Other, "ListObjectVersions");
+            let detail = "the listing does not go on".to_owned();
+            return Err(StoreError { kind, operation, target: self.prefix.clone(), detail });
         }
-        // A store that says where it already is would be asked for ever.
-        let stuck = page.next.is_some() && page.next == self.next;
-        self.next = page.next.filter(|_| !stuck);
-        self.started = true;
+        for version in page.versions {
+            if let Some(open) = self.open.take_if(|open| open.key != version.key) {
+                self.ready.push_back(open);
+            }
+            self.open.get_or_insert_with(|| Seen::new(&version.key)).add(version);
+        }
+        (self.next, self.started) = (page.next, true);
         Ok(())
     }
 
-    async fn listed(&mut self, versions: Vec<ListedVersion>) -> Result<ListedKey, StoreError> {
-        let key = versions.first().map(|first| first.key.clone()).unwrap_or_default();
-        let (markers, real): (Vec<_>, Vec<_>) = versions.into_iter().partition(|version| version.is_delete_marker);
-        let oldest = match real.as_slice() {
-            [] => None,
-            [only] => Some(only.clone()),
+    async fn listed(&mut self, seen: Seen) -> Result<ListedKey, StoreError> {
+        let Seen { key, real, markers } = seen;
+        let (count, mut real) = (real.count(), real.into_vec());
+        if count > 1 {
             // The order within a listing cannot be relied on.
-            _ => {
-                self.requests += 1;
-                let ordered = fetch::real_versions(&*self.store, &key).await?;
-                let first = ordered.first().map(|first| first.id.clone());
-                real.iter().find(|version| Some(&version.id) == first.as_ref()).cloned()
-            }
-        };
+            self.requests += 1;
+            let ordered = fetch::real_versions(&*self.store, &key).await?;
+            let first = ordered.first().and_then(|first| real.iter().position(|version| version.id == first.id));
+            real.drain(..first.unwrap_or_default());
+        }
+        let oldest = real.into_iter().next();
         Ok(ListedKey {
             key,
             version: oldest.as_ref().map(|oldest| oldest.id.clone()),
             size: oldest.as_ref().map_or(0, |oldest| oldest.size),
             stored: oldest.and_then(|oldest| oldest.last_modified),
-            newer_versions: real.len().saturating_sub(1),
-            delete_markers: markers.len(),
+            newer_versions: count.saturating_sub(1),
+            delete_markers: markers,
         })
     }
 }
@@ -306,6 +329,10 @@ mod tests {
         }
         store.overwrite("v1/db/a/log/00999", "newer".into());
         store.put_delete_marker("v1/db/a/log/01000");
+        // More than a page of one key: its oldest version is on another page than its newest.
+        for _ in 0..2100 {
+            store.overwrite("v1/db/a/log/01500", "newer".into());
+        }
         let vault = Vault::with_store(store, "memory", "");
         let (mut walk, mut found) = (vault.walk_keys("db/a/", None), Vec::new());
         while let Some(key) = walk.next().await.unwrap() {
@@ -315,7 +342,9 @@ mod tests {
         assert!(found.is_sorted_by(|a, b| a.key < b.key));
         let tampered: Vec<_> =
             found.iter().filter(|key| key.tampered()).map(|key| (&key.key[12..], key.size)).collect();
-        assert_eq!(tampered, [("00999", 1), ("01000", 1)]);
+        assert_eq!(tampered, [("00999", 1), ("01000", 1), ("01500", 1)]);
+        let covered = found.iter().find(|key| key.key.ends_with("01500")).unwrap();
+        assert_eq!((covered.newer_versions, covered.delete_markers), (2100, 0));
         let mut rest = vault.walk_keys("db/a/", Some("v1/db/a/log/02497"));
         assert_eq!(rest.next().await.unwrap().map(|key| key.key).as_deref(), Some("v1/db/a/log/02498"));
     }

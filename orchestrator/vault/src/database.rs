@@ -6,7 +6,7 @@ use holdfast_wal::record::RecordScanner;
 use holdfast_wal::{Lsn, is_valid_segment_size};
 use tokio::sync::OnceCell;
 
-use crate::backup::{self, BackupManifest, BackupMeta, BackupReader, BackupWriter};
+use crate::backup::{self, BackupList, BackupManifest, BackupMeta, BackupReader, BackupWriter};
 use crate::error::VaultError;
 use crate::fetch::{self, damaged};
 use crate::keys::{DatabaseKeys, Position};
@@ -265,8 +265,14 @@ impl DatabaseVault {
         BackupWriter::new(self.clone(), identity.system_id, me, meta, &recipients)
     }
 
-    /// All complete base backups, the one that finished last at the end.
+    /// All complete base backups, the one that the store has last at the end. One whose manifest does not count is left out
+    /// and reported in the process's log.
     pub async fn backups(&self) -> Result<Vec<BackupManifest>, VaultError> {
+        Ok(backup::list(self).await?.complete)
+    }
+
+    /// The same, and what was left out.
+    pub async fn backup_list(&self) -> Result<BackupList, VaultError> {
         backup::list(self).await
     }
 

@@ -95,6 +95,22 @@ pub(crate) async fn oldest(store: &dyn Store, key: &str) -> Result<Option<Object
     retrying(|| store.get(key)).await
 }
 
+/// The same of the first bytes, where nobody put anything over the object; else the whole.
+pub(crate) async fn oldest_front(store: &dyn Store, key: &str, len: u64) -> Result<Option<Object>, StoreError> {
+    let versions = retrying(|| store.versions(key)).await?;
+    if let [Version { id, is_delete_marker: false, .. }] = versions.as_slice()
+        && let Some(object) = retrying(|| store.get_front(key, len)).await?
+        && object.version_id.as_ref().is_none_or(|read| read == id)
+    {
+        return Ok(Some(object));
+    }
+    let Some(first) = versions.iter().find(|version| !version.is_delete_marker) else { return Ok(None) };
+    if let Some(object) = retrying(|| store.get_version(key, &first.id)).await? {
+        return Ok(Some(object));
+    }
+    retrying(|| store.get(key)).await
+}
+
 /// For `map_err`: an object at this key is damaged.
 pub(crate) fn damaged(key: &str) -> impl FnOnce(ObjectError) -> VaultError + '_ {
     move |error| VaultError::Damaged { key: key.to_owned(), error }

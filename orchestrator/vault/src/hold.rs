@@ -159,12 +159,8 @@ impl DatabaseVault {
         let key = access.keys.index(index.index.n);
         needed.extend(self.listed(&key, std::slice::from_ref(&key)).await?);
         let Some(last) = index.index.segment else { return Ok(needed) };
-        let mut segments = Vec::new();
-        for line in access.segment_lines().await? {
-            segments.extend(access.list_segments(line, holdfast_wal::Lsn(0)).await?);
-        }
         let needs = Needs { kept: vec![(newest.meta.start, newest.meta.timeline)] };
-        let first = needs.first_segment(&segments, access.facts.segment_size);
+        let first = access.first_needed_segment(&needs).await?;
         let from = first.map_or(newest.meta.start, |first| first.start);
         let links = access.segments(last, From::Byte(from)).await?;
         let keys: Vec<String> = links.iter().map(|link| access.keys.segment(link.at)).collect();

@@ -9,7 +9,7 @@
 
 pub mod decide;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use self::decide::{Backup, Kept, LogKind, Needs, Verdict};
+use crate::backup::BackupList;
 use crate::catalogue::{KeyWalk, ListedKey};
 use crate::database::DatabaseVault;
 use crate::error::VaultError;
@@ -74,6 +75,12 @@ pub struct Row {
 }
 
 impl Sweep {
+    /// Whether nothing needs a person's look: nothing was refused, touched by somebody, or unreadable.
+    pub fn is_clean(&self) -> bool {
+        let look = [Kept::Refused, Kept::Tampered, Kept::Unreadable].map(Verdict::Keep);
+        !self.rows.iter().any(|row| look.contains(&row.verdict))
+    }
+
     /// What was deleted, or would be: objects and bytes.
     pub fn deleted(&self) -> (u64, u64) {
         let rows = self.rows.iter().filter(|row| matches!(row.verdict, Verdict::Delete(_)));
@@ -164,26 +171,21 @@ impl Sweeping<'_> {
         }
     }
 
-    /// An index that has stood for a day.
+    /// An index that has stood for a day: the newest, or one that it hangs together with, link by link.
     async fn covering(&mut self) -> Result<Option<StoredIndex>, VaultError> {
-        let Some(newest) = self.access.newest_index().await? else { return Ok(None) };
+        let Some(mut index) = self.access.newest_index().await? else { return Ok(None) };
         let old_enough = |index: &StoredIndex| {
             let age = index.stored.and_then(|stored| Duration::try_from(self.now.duration_since(stored)).ok());
             age.is_some_and(|age| age >= COVERED_FOR)
         };
-        let (mut n, mut back) = (newest.index.n, 1);
-        let mut found = Some(newest);
         loop {
-            if let Some(index) = found.take_if(|index| old_enough(index)) {
+            self.report.requests += 2;
+            let before = self.access.index_before(&index).await?;
+            if old_enough(&index) {
                 return Ok(Some(index));
             }
-            if n == 0 {
-                return Ok(None);
-            }
-            n = n.saturating_sub(back);
-            back *= 2;
-            self.report.requests += 2;
-            found = self.access.index_at(n, None).await?.and_then(Result::ok);
+            let Some(before) = before else { return Ok(None) };
+            index = before;
         }
     }
 
@@ -230,7 +232,8 @@ impl Sweeping<'_> {
 
     /// Base backups; returns where the oldest kept one begins.
     async fn backups(&mut self, database: &DatabaseVault) -> Result<Needs, VaultError> {
-        let manifests = database.backups().await?;
+        let BackupList { complete: manifests, left_out } = database.backup_list().await?;
+        let left_out: HashSet<String> = left_out.into_iter().map(|(id, _)| id).collect();
         let mut backups: BTreeMap<String, (Backup, Vec<ListedKey>)> = BTreeMap::new();
         for manifest in &manifests {
             let known = Backup::complete(manifest);
@@ -256,7 +259,14 @@ impl Sweeping<'_> {
         let newest = manifests.last().map(|manifest| manifest.meta.id.clone());
         let mut kept = Vec::new();
         for (id, (backup, mut objects)) in backups {
-            let verdict = decide::backup(&backup, Some(&id) == newest.as_ref(), self.now);
+            let verdict = match left_out.contains(&id) {
+                // Somebody's rubbish, or a backup that is worth a person's look.
+                true => Verdict::Keep(Kept::Unreadable),
+                false => decide::backup(&backup, Some(&id) == newest.as_ref(), self.now),
+            };
+            // A manifest that stays because somebody touched it must not stand without its parts.
+            let manifest = objects.iter().find(|listed| listed.key.ends_with("/manifest"));
+            let verdict = manifest.map_or(verdict, |manifest| decide::unless_tampered(verdict, manifest));
             if let (Verdict::Keep(_), Some(start)) = (verdict, backup.start) {
                 kept.push(start);
             }

@@ -43,10 +43,10 @@ pub struct SegmentKey {
     pub start: Lsn,
     /// 0, unless something that is no segment of this log stood at the key before.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub copy: u8,
+    pub copy: u32,
 }
 
-fn is_zero(copy: &u8) -> bool {
+fn is_zero(copy: &u32) -> bool {
     *copy == 0
 }
 
@@ -191,7 +191,7 @@ impl DatabaseKeys {
         let line = self.parse_segment_line(folder)?;
         let (start, copy) = match name.split_once('-') {
             None => (name, 0),
-            Some((start, copy)) => (start, u8::from_str_radix(copy, 16).ok()?),
+            Some((start, copy)) => (start, u32::from_str_radix(copy, 16).ok()?),
         };
         let at = SegmentKey { line, start: Lsn::from_hex16(start).ok()?, copy };
         // Written in one way only.

@@ -37,7 +37,7 @@ mod trust;
 mod vault;
 mod verify;
 
-pub use backup::{BACKUP_PART_BYTES, BackupManifest, BackupMeta, BackupReader, BackupWriter, Tablespace};
+pub use backup::{BACKUP_PART_BYTES, BackupList, BackupManifest, BackupMeta, BackupReader, BackupWriter, Tablespace};
 pub use catalogue::{KeyKind, KeyWalk, ListedKey};
 pub use census::{CensusOptions, KeyCensus, RecipientUse, SignerUse};
 pub use check::{
@@ -67,5 +67,5 @@ pub use trust::{Distrust, Trust, TrustedWriter, Voucher, WriterKey, WriterPublic
 pub use vault::Vault;
 pub use verify::cost::{BackupSpan, Recovery, Span, Spans};
 pub use verify::{
-    Budget, Finding, FindingKind, Moment, Moments, Totals, Verdict, Verifier, VerifyOptions, VerifyState,
+    Budget, Finding, FindingKind, Moment, Moments, SharedVerdict, Totals, Verdict, Verifier, VerifyOptions, VerifyState,
 };

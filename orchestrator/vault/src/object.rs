@@ -33,6 +33,8 @@ pub const MAX_BODY_LEN: u64 = MAX_PLAIN_LEN + 1024 * 1024;
 
 const FIXED_LEN: usize = 8 + 2 + 4;
 const SIGNATURE_LEN: usize = 64;
+/// The longest header block.
+pub(crate) const MAX_HEADER_BLOCK_LEN: u64 = (FIXED_LEN + MAX_HEADER_LEN + SIGNATURE_LEN) as u64;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -133,6 +135,10 @@ pub struct Chunk {
     /// object ends. A walk may begin there: it is a statement of the epoch's owner, which holds for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<Stored>,
+    /// Where the last WAL record begins that begins before `end`, if its writer knows: what the next record names as the
+    /// one before it (`xl_prev`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_record: Option<Lsn>,
 }
 
 /// A place of the chain that its writer knew to be reached.

@@ -44,6 +44,11 @@ async fn archive(fixture: &Fixture) {
 }
 
 async fn back_up(fixture: &Fixture, id: &str, start: Lsn) {
+    let finished = fixture.vault.store_time().await.unwrap();
+    back_up_at(fixture, id, start, finished).await;
+}
+
+async fn back_up_at(fixture: &Fixture, id: &str, start: Lsn, finished: jiff::Timestamp) {
     let meta = BackupMeta {
         id: id.into(),
         start,
@@ -57,7 +62,6 @@ async fn back_up(fixture: &Fixture, id: &str, start: Lsn) {
     let mut backup = fixture.database.begin_backup(meta, fixture.recipients.clone()).await.unwrap();
     backup.part(Bytes::from_static(b"one")).await.unwrap();
     backup.part(Bytes::from_static(b"two")).await.unwrap();
-    let finished = fixture.vault.store_time().await.unwrap();
     backup.finish(start, finished).await.unwrap();
 }
 
@@ -163,6 +167,36 @@ async fn backups_and_segments_go_when_no_kept_backup_needs_them() {
     let swept = sweep(&store, &fixture, false).await;
     assert_eq!(count(&swept, "backup", Verdict::Keep(Kept::Newest)), 3);
     assert!(fixture.read(second, end).await == wal(second, (end.0 - second.0) as usize, 0), "the bytes differ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_rubbish_nor_a_wrong_clock_hides_the_newest_backup() {
+    let (store, fixture) = fixture().await;
+    let (start, _) = write(&fixture, 2 * small_segments() as usize).await;
+    // Its maker's clock is a thousand years ahead.
+    back_up_at(&fixture, "b1", start, "3026-01-01T00:00:00Z".parse().unwrap()).await;
+    archive(&fixture).await;
+    store.advance(DAY);
+    back_up(&fixture, "b2", start).await;
+    // The old one once more, put over itself by somebody; and what is none.
+    store.advance(DAY);
+    let first = store.get("v1/db/billing/backup/b1/manifest").await.unwrap().unwrap().bytes;
+    store.overwrite("v1/db/billing/backup/b1/manifest", first.clone());
+    let (junk, moved) = ("v1/db/billing/backup/x/manifest", "v1/db/billing/backup/y/manifest");
+    store.create(junk, "rubbish".into(), holdfast_vault::store::Lock::Long).await.unwrap();
+    store.create(moved, first, holdfast_vault::store::Lock::Long).await.unwrap();
+    let ids: Vec<_> = fixture.database.backups().await.unwrap().into_iter().map(|backup| backup.meta.id).collect();
+    assert_eq!(ids, ["b1", "b2"]);
+    let left_out = fixture.database.backup_list().await.unwrap().left_out;
+    assert_eq!(left_out.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["x", "y"]);
+    store.advance(50 * DAY);
+    assert_eq!(fixture.database.hold_recovery(90 * DAY).await.unwrap().failed, 0);
+    store.advance(50 * DAY);
+    let swept = sweep(&store, &fixture, false).await;
+    assert_eq!(count(&swept, "backup", Verdict::Keep(Kept::Newest)), 3, "{:?}", swept.rows);
+    assert_eq!(count(&swept, "backup", Verdict::Keep(Kept::Tampered)), 3, "its manifest was touched");
+    assert_eq!(swept.unreadable, [junk, moved]);
+    assert!(!swept.is_clean());
 }
 
 #[tokio::test(flavor = "multi_thread")]

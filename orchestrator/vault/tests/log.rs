@@ -5,6 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::faulty::Faulty;
 use common::{Fixture, ORIGIN, append, attached, durable, origin, read_until, small_segments, wal};
 use holdfast_vault::store::{MemoryStore, Toxics};
 use holdfast_vault::{
@@ -362,4 +363,96 @@ async fn opening_a_long_log_needs_few_requests() {
     fixture.read(from, Lsn(from.0 + 100)).await;
     let requests = store.requests() - before;
     assert!(requests <= 400, "{requests} requests");
+}
+
+async fn faulty() -> (Arc<Faulty>, Fixture) {
+    let store = Arc::new(Faulty::default());
+    let vault = Vault::with_store(store.clone(), "memory", "");
+    (store, Fixture::new(vault, small_segments()).await)
+}
+
+#[tokio::test]
+async fn a_seal_that_is_not_listed_yet_is_looked_for_again() {
+    let (store, fixture) = faulty().await;
+    store.list_late(3);
+    let (start, writer) = fixture.writer().await;
+    let end = append(&writer, start, 1000, 1000, 0).await;
+    durable(&writer, end).await;
+    // When the store made the claim is known: it is to be renewed.
+    store.inner.advance(Duration::from_secs(2 * 24 * 60 * 60));
+    writer.append(end, wal(end, 10, 0)).await.unwrap();
+    let mut state = writer.state();
+    tokio::time::timeout(Duration::from_secs(30), state.wait_for(|state| state.renew)).await.unwrap().unwrap();
+    // One that is never listed is no claim, and may be one the next time.
+    store.list_late(u32::MAX);
+    let Err(ClaimError::Vault(error)) = fixture.claim(&origin()).await else { panic!("claimed") };
+    assert!(!error.is_permanent() && error.to_string().contains("no version of it is listed"), "{error}");
+    store.list_late(0);
+    fixture.claim(&origin()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_put_that_panics_ends_the_writer_and_is_seen() {
+    let (store, fixture) = faulty().await;
+    let (start, writer) = fixture.writer().await;
+    store.panic_on_create();
+    let _ = writer.append(start, wal(start, 1000, 0)).await;
+    let mut state = writer.state();
+    let failed = tokio::time::timeout(Duration::from_secs(30), state.wait_for(|state| state.failed.is_some()));
+    let failed = failed.await.expect("it is seen").unwrap().failed.clone().unwrap();
+    assert_eq!((failed.reason.as_str(), failed.message.contains("panicked")), ("WriterFailed", true), "{failed:?}");
+    let refused = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let received = writer.state().borrow().received;
+            if let Err(error) = writer.append(received, wal(start, 10, 0)).await {
+                break error;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(matches!(refused.await.unwrap(), AppendError::Stopped { .. }));
+}
+
+/// The first page of a segment, with two records; where these begin.
+fn page(at: Lsn) -> (Vec<u8>, [Lsn; 2]) {
+    let mut page = Vec::new();
+    page.extend(0xD110_u16.to_le_bytes());
+    page.extend(2_u16.to_le_bytes());
+    page.extend(1_u32.to_le_bytes());
+    page.extend(at.0.to_le_bytes());
+    page.extend([0; 8]);
+    page.extend(7_u64.to_le_bytes());
+    page.extend((small_segments() as u32).to_le_bytes());
+    page.extend(8192_u32.to_le_bytes());
+    let (first, second) = (Lsn(at.0 + 40), Lsn(at.0 + 40 + 64));
+    for (len, previous) in [(64_u32, Lsn(at.0 - 64)), (8192 - 40 - 64, first)] {
+        page.extend(len.to_le_bytes());
+        page.extend(9_u32.to_le_bytes());
+        page.extend(previous.0.to_le_bytes());
+        page.resize(page.len() + len as usize - 16, 0);
+    }
+    (page, [first, second])
+}
+
+#[tokio::test]
+async fn where_the_last_record_begins_is_written_down() {
+    let (_, fixture) = fixture().await;
+    assert_eq!(fixture.claim(&origin()).await.unwrap().last_record(), None);
+    let (start, writer) = fixture.writer().await;
+    let (page, [first, second]) = page(start);
+    // Cut anywhere: the last one that was begun counts, whole or not.
+    let cuts = [(0, 60), (60, 104), (104, 4000)];
+    for (from, upto) in cuts {
+        writer.append(Lsn(start.0 + from as u64), page[from..upto].to_vec().into()).await.unwrap();
+        durable(&writer, Lsn(start.0 + upto as u64)).await;
+    }
+    let next = fixture.claim(&origin()).await.unwrap();
+    let written: Vec<_> = next.overlap().iter().map(|stretch| stretch.last_record).collect();
+    assert_eq!(written, [Some(first), Some(first), Some(second)]);
+    assert_eq!(next.last_record(), Some(second));
+    // One that begins in the middle of a page knows what stands before it.
+    let (at, writer) = (next.start(), next.into_running(common::limits()).unwrap());
+    writer.append(at, page[4000..5000].to_vec().into()).await.unwrap();
+    durable(&writer, Lsn(at.0 + 1000)).await;
+    assert_eq!(fixture.claim(&origin()).await.unwrap().last_record(), Some(second));
 }

@@ -83,11 +83,10 @@ async fn a_sound_vault_is_found_sound() {
     let window = (verdict.restorable[0].from.lsn, verdict.restorable[0].to.lsn);
     assert_eq!(window, (Lsn(ORIGIN.0 + 0x1_0000), end));
     let totals = verdict.totals;
-    // All but the identity object, which was read before.
-    assert_eq!(totals.objects, store.keys().len() as u64 - 1);
+    assert_eq!(totals.objects, store.keys().len() as u64);
     assert_eq!((totals.bodies, totals.locks), (totals.objects, totals.objects));
-    // All but the claim and the two manifests are sealed.
-    assert_eq!(totals.opened, totals.objects - 3);
+    // All but the identity, the claim and the two manifests are sealed.
+    assert_eq!(totals.opened, totals.objects - 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,6 +304,126 @@ async fn segments_take_the_place_of_chunks() {
     let [finding] = verdict.findings.as_slice() else { panic!("{:?}", verdict.findings) };
     assert_eq!((finding.what, finding.span.unwrap().from), (FindingKind::Missing, at));
     assert_eq!(verdict.lost.len(), 1);
+}
+
+async fn archive(fixture: &Fixture) {
+    let (identities, recipients) = (fixture.identities.clone(), fixture.recipients.clone());
+    let options = ArchiveOptions { look_every: Duration::from_millis(50), ..ArchiveOptions::default() };
+    let mut archiver = fixture.database.archiver(identities, recipients, options).await.unwrap();
+    while !matches!(archiver.step().await.unwrap(), ArchiveStep::AtEnd(_)) {}
+    archiver.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_expired_is_no_finding_and_what_ended_too_early_is() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let (store, fixture) = fixture().await;
+    let (end, _) = hospital(&fixture).await;
+    archive(&fixture).await;
+    // One more index, so that an old one stands beside the newest.
+    let writer = fixture.claim(&origin()).await.unwrap().into_running(common::limits()).unwrap();
+    let end = append(&writer, end, 1 << 20, PIECE, 7).await;
+    durable(&writer, end).await;
+    drop(writer);
+    archive(&fixture).await;
+    store.advance(50 * DAY);
+    fixture.database.hold_recovery(90 * DAY).await.unwrap();
+    store.advance(50 * DAY);
+    let verdict = scrub(&fixture, None).await;
+    assert_eq!(verdict.findings, [], "the old backup, its segments, chunks and the first index wait for the janitor");
+    // What a recovery needs must stay locked.
+    store.advance(50 * DAY);
+    let verdict = scrub(&fixture, None).await;
+    let unlocked = |verdict: &Verdict, part: &str| {
+        let of = |finding: &&holdfast_vault::Finding| finding.what == FindingKind::Unlocked;
+        verdict.findings.iter().filter(of).filter(|finding| finding.key.contains(part)).count()
+    };
+    let index = format!("/index/{:016X}", 1);
+    for (part, count) in [("/identity", 1), ("/backup/b/", 4), ("/backup/a/", 0), ("/index/", 1), (index.as_str(), 1)] {
+        assert_eq!(unlocked(&verdict, part), count, "{part}: {:?}", verdict.findings);
+    }
+    assert!(unlocked(&verdict, "/segment/") > 0 && unlocked(&verdict, "/log/") == 0, "{:?}", verdict.findings);
+
+    // A store that locks for half of what it is asked for.
+    let (store, fixture) = self::fixture().await;
+    store.set_shortened_locks(true);
+    hospital(&fixture).await;
+    archive(&fixture).await;
+    store.advance(5 * DAY);
+    let verdict = scrub(&fixture, None).await;
+    assert!(unlocked(&verdict, "/log/") > 10, "chunks: {:?}", verdict.findings);
+    assert_eq!(unlocked(&verdict, "/log/"), verdict.findings.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_and_the_identity_are_checked_too() {
+    let (store, fixture) = fixture().await;
+    let (end, _) = hospital(&fixture).await;
+    archive(&fixture).await;
+    let writer = fixture.claim(&origin()).await.unwrap().into_running(common::limits()).unwrap();
+    let end = append(&writer, end, 1 << 20, PIECE, 7).await;
+    durable(&writer, end).await;
+    archive(&fixture).await;
+    let index = |n: u64| format!("p/v1/db/billing/index/{n:016X}");
+    // Sound, and at another number: readers pass it over.
+    let moved = store.get(&index(0)).await.unwrap().unwrap().bytes;
+    store.create(&index(2), moved, holdfast_vault::store::Lock::Long).await.unwrap();
+    store.create(&index(9), "rubbish".into(), holdfast_vault::store::Lock::Long).await.unwrap();
+    let mut verifier = Verifier::begin(&fixture.database, None, VerifyOptions::default()).await.unwrap();
+    store.damage("p/v1/db/billing/identity", flip);
+    while !verifier.step(Budget::unlimited()).await.unwrap() {}
+    let verdict = verifier.verdict();
+    let named: Vec<_> = verdict.findings.iter().map(|f| (f.key.as_str(), f.what)).collect();
+    let (second, ninth) = (index(2), index(9));
+    let damaged = FindingKind::Damaged;
+    assert_eq!(named, [(second.as_str(), damaged), (ninth.as_str(), damaged), ("p/v1/db/billing/identity", damaged)]);
+    assert!(verdict.findings[0].detail.contains("index 0, where index 2 belongs"), "{:?}", verdict.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn journals_plans_and_evidence_are_scrubbed() {
+    let (store, fixture) = fixture().await;
+    let vault = &fixture.vault;
+    vault.put_plan("hospital", "abc", Bytes::from_static(b"plan")).await.unwrap();
+    let evidence = vault.put_evidence("lock-probe", &serde_json::json!({ "n": 1 })).await.unwrap();
+    for run in ["run-1", "run-2", "run-3"] {
+        let journal = vault.journal(run).unwrap();
+        for n in 0..4 {
+            journal.append(n, &serde_json::json!({ "step": n })).await.unwrap();
+        }
+    }
+    let options = VerifyOptions::default();
+    let verdict = vault.verify_shared(&options, &|_| {}).await.unwrap();
+    assert_eq!((verdict.findings.clone(), verdict.totals.objects, verdict.totals.locks), (vec![], 14, 14));
+    assert!(verdict.is_clean());
+
+    let record = |run: &str, n: u64| format!("p/v1/run/{run}/{n:08}");
+    store.damage(&record("run-1", 1), flip);
+    store.set_enforce_lock(false);
+    let gone = record("run-2", 2);
+    let id = store.versions(&gone).await.unwrap()[0].id.clone();
+    assert!(store.try_delete_version(&gone, &id).await.unwrap());
+    // A record of another journal, and a plan under another's hash.
+    let last = record("run-3", 4);
+    let foreign = store.get(&record("run-2", 3)).await.unwrap().unwrap().bytes;
+    store.create(&last, foreign, holdfast_vault::store::Lock::Long).await.unwrap();
+    let plan = store.get("p/v1/plan/hospital/abc").await.unwrap().unwrap().bytes;
+    store.create("p/v1/plan/hospital/abd", plan, holdfast_vault::store::Lock::Long).await.unwrap();
+    store.put_delete_marker(&evidence);
+    let verdict = vault.verify_shared(&options, &|_| {}).await.unwrap();
+    let named: Vec<_> = verdict.findings.iter().map(|f| (f.key.clone(), f.what)).collect();
+    let expected = [
+        (record("run-1", 1), FindingKind::Damaged),
+        (gone, FindingKind::Missing),
+        (last, FindingKind::Damaged),
+        ("p/v1/plan/hospital/abd".to_owned(), FindingKind::Damaged),
+        (evidence, FindingKind::Tampered),
+    ];
+    assert_eq!(named, expected, "{:?}", verdict.findings);
+    // Nobody of a list made them.
+    let strict = vault.clone().with_trust(holdfast_vault::Trust::only(Vec::new()));
+    let verdict = strict.verify_shared(&options, &|_| {}).await.unwrap();
+    assert!(verdict.findings.iter().filter(|f| f.what == FindingKind::Untrusted).count() > 8, "{:?}", verdict.findings);
 }
 
 fn url(folder: &Path) -> url::Url {

@@ -9,6 +9,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
 use common::{Fixture, append, durable, origin, read_until, small_segments, wal};
+use futures::StreamExt;
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::store::{Created, Lock, S3Store, Store};
 use holdfast_vault::{
@@ -122,6 +123,29 @@ async fn objects_are_created_once_and_locked() {
     assert_eq!((markers.len(), real.len()), (1, 2));
     let oldest = store.get_version("k", &real[0].id).await.unwrap().unwrap();
     assert_eq!(&oldest.bytes[..], b"first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_version_is_found_however_many_were_put_over_it() {
+    let server = server().await;
+    let store = S3Store::new(server.config(BUCKET)).unwrap();
+    store.create("t/v1/k", "first".into(), Lock::Long).await.unwrap();
+    store.create("t/v1/k2", "another".into(), Lock::Long).await.unwrap();
+    // More than a page of a listing.
+    let put = |n: usize| {
+        let put = server.client.put_object().bucket(BUCKET).key("t/v1/k");
+        async move { put.body(format!("forged {n}").into_bytes().into()).send().await.unwrap() }
+    };
+    futures::stream::iter(0..1030).map(put).buffer_unordered(16).collect::<Vec<_>>().await;
+    let versions = store.versions("t/v1/k").await.unwrap();
+    let oldest = store.get_version("t/v1/k", &versions[0].id).await.unwrap().unwrap();
+    assert_eq!(&oldest.bytes[..], b"first");
+    let vault = Vault::open(server.config(BUCKET)).unwrap();
+    let mut walk = vault.walk_keys("", None);
+    let (first, second) = (walk.next().await.unwrap().unwrap(), walk.next().await.unwrap().unwrap());
+    assert_eq!((first.version.as_ref(), first.newer_versions), (Some(&versions[0].id), 1030));
+    assert_eq!((second.key.as_str(), second.tampered()), ("t/v1/k2", false));
+    assert!(walk.next().await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -254,3 +254,44 @@ async fn named(fixture: &Fixture, start: Lsn) -> String {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rubbish_at_the_key_of_a_segment_stops_no_archiver() {
+    let (store, fixture) = fixture().await;
+    let (start, writer) = fixture.writer().await;
+    let end = append(&writer, start, 2 * small_segments() as usize, 30_000, 0).await;
+    durable(&writer, end).await;
+    let first = format!("v1/db/billing/segment/0000000000000000-00000001/{}", start.hex16());
+    for copy in 0..300 {
+        let key = if copy == 0 { first.clone() } else { format!("{first}-{copy:02X}") };
+        store.create(&key, "rubbish".into(), holdfast_vault::store::Lock::Long).await.unwrap();
+    }
+    archive_all(&fixture).await;
+    assert!(segments(&store).contains(&format!("0000000000000000-00000001/{}-12C", start.hex16())));
+    expire(&store, &fixture).await;
+    assert!(fixture.read(start, end).await == wal(start, (end.0 - start.0) as usize, 0), "the bytes differ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_behind_by_the_age_of_what_it_does_not_cover() {
+    let (store, fixture) = fixture().await;
+    let (start, writer) = fixture.writer().await;
+    let end = append(&writer, start, 5000, 1000, 0).await;
+    durable(&writer, end).await;
+    drop(writer);
+    let mut archiver = archiver(&fixture, quick()).await;
+    catch_up(&mut archiver, end).await;
+    archiver.finish().await.unwrap();
+    assert_eq!(archiver.index_behind(), Duration::ZERO);
+    // Nothing is written for days, which is no lag.
+    store.advance(3 * DAY);
+    let (_, writer) = fixture.writer().await;
+    let end = append(&writer, end, 1000, 1000, 0).await;
+    durable(&writer, end).await;
+    catch_up(&mut archiver, end).await;
+    assert_eq!(archiver.index_behind(), Duration::ZERO);
+    store.advance(DAY / 2);
+    assert_eq!(archiver.index_behind(), DAY / 2);
+    archiver.finish().await.unwrap();
+    assert_eq!(archiver.index_behind(), Duration::ZERO);
+}

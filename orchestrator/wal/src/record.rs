@@ -71,7 +71,7 @@ pub enum RecordError {
     },
 }
 
-/// The first complete record that a scanner met.
+/// A record that a scanner met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FirstRecord {
     /// Where it starts.
@@ -111,6 +111,9 @@ pub struct RecordScanner {
     last_page: Option<(u16, u32)>,
     last_record: Option<Lsn>,
     first_record: Option<FirstRecord>,
+    watched_from: Option<Lsn>,
+    watched: Option<FirstRecord>,
+    overwrote: bool,
     failed: Option<RecordError>,
 }
 
@@ -205,6 +208,9 @@ impl RecordScanner {
             last_page: None,
             last_record: None,
             first_record: None,
+            watched_from: None,
+            watched: None,
+            overwrote: false,
             failed: None,
         };
         let offset = start.0 % PAGE_SIZE;
@@ -213,6 +219,22 @@ impl RecordScanner {
             scanner.failed = Some(RecordError::BadStart { at: start });
         }
         scanner
+    }
+
+    /// The same, which remembers the first record that begins at or after `from`: see [`watched`](Self::watched).
+    pub fn watching(self, from: Lsn) -> RecordScanner {
+        RecordScanner { watched_from: Some(from), ..self }
+    }
+
+    /// The first record that begins where [`watching`](Self::watching) says or behind; known as soon as its header has come.
+    pub fn watched(&self) -> Option<FirstRecord> {
+        self.watched
+    }
+
+    /// Whether a page said that the server had crashed inside a record and went on without it: the next record then does
+    /// not name the one that was begun last.
+    pub fn overwrote(&self) -> bool {
+        self.overwrote
     }
 
     /// Takes the bytes that follow those of the last call.
@@ -260,6 +282,15 @@ impl RecordScanner {
     /// Where the last complete record starts: what the next one must name as `xl_prev`.
     pub fn last_record(&self) -> Option<Lsn> {
         self.last_record
+    }
+
+    /// Where the last record starts of which any byte has come: what the next one must name as `xl_prev`, wherever the
+    /// bytes were cut.
+    pub fn last_begun(&self) -> Option<Lsn> {
+        match &self.state {
+            State::Record(record) | State::Padding(Some(record)) | State::Switched(record) => Some(record.start),
+            State::Between | State::Tail(_) | State::Padding(None) => self.last_record,
+        }
     }
 
     /// The timeline that the last page header named.
@@ -331,6 +362,7 @@ impl RecordScanner {
 
     fn enter_page(&mut self, at: Lsn, header: PageHeader) -> Result<(), RecordError> {
         let bad = |fault: &str| Err(RecordError::BadPage { at, fault: fault.into() });
+        self.overwrote |= header.overwrites_record();
         if let Some(fault) = header.fault(at.0, self.segment_size) {
             return bad(&fault);
         }
@@ -373,11 +405,16 @@ impl RecordScanner {
         if before < 4 && record.seen >= 4 {
             check_length(record)?;
         }
-        if before < HEADER_BYTES as u64 && record.seen >= HEADER_BYTES as u64 {
+        let known = before < HEADER_BYTES as u64 && record.seen >= HEADER_BYTES as u64;
+        if known {
             check_previous(record, last_record)?;
         }
         if record.is_whole() && verify_crc && !record.checksum_holds() {
             return Err(RecordError::BadChecksum { at: record.start });
+        }
+        let begun = FirstRecord { start: record.start, previous: record.previous() };
+        if known && self.watched_from.is_some_and(|from| begun.start >= from) {
+            self.watched.get_or_insert(begun);
         }
         Ok(used)
     }

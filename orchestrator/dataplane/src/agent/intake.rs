@@ -20,14 +20,29 @@ pub(crate) struct Intake {
     tail: Tail,
     segment_size: u64,
     scanner: Option<RecordScanner>,
+    /// What the first record that begins at or after the start must name as the one before it.
+    expected: Option<Lsn>,
+    start: Lsn,
     held: BytesMut,
     held_from: Lsn,
 }
 
+/// What was received does not go with what is stored.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unlike {
+    #[error(transparent)]
+    Differs(#[from] Differs),
+    /// Rule 12, where the stored bytes themselves are gone from the server.
+    #[error("the WAL record at {at} follows one at {previous}, and the last one that is stored begins at {expected}")]
+    Follows { at: Lsn, previous: Lsn, expected: Lsn },
+}
+
 impl Intake {
-    /// `start` is the first byte that the writer wants; it may lie inside a record.
-    pub(crate) fn new(start: Lsn, segment_size: u64) -> Self {
-        Self { tail: Tail::new(start), segment_size, scanner: None, held: BytesMut::new(), held_from: start }
+    /// `start` is the first byte that the writer wants; it may lie inside a record. `last_record` is where the last record
+    /// begins that begins before it, if that is known.
+    pub(crate) fn new(start: Lsn, segment_size: u64, last_record: Option<Lsn>) -> Self {
+        let (held, expected) = (BytesMut::new(), last_record);
+        Self { tail: Tail::new(start), segment_size, scanner: None, expected, start, held, held_from: start }
     }
 
     /// Where to ask the server to begin: at a page, where records can be found, and before what is to be compared.
@@ -48,9 +63,10 @@ impl Intake {
     }
 
     /// Takes what was received and returns what may be stored.
-    pub(crate) fn accept(&mut self, start: Lsn, data: &Bytes) -> Result<Option<Piece>, Differs> {
+    pub(crate) fn accept(&mut self, start: Lsn, data: &Bytes) -> Result<Option<Piece>, Unlike> {
         let (new_from, new) = self.tail.accept(start, data)?;
         self.scan(start, data);
+        self.check_previous()?;
         if self.held.is_empty() {
             self.held_from = new_from;
         }
@@ -68,6 +84,21 @@ impl Intake {
         Ok(Some((new_from, new.slice(..before))))
     }
 
+    /// The first new record follows the last one that is stored.
+    fn check_previous(&mut self) -> Result<(), Unlike> {
+        let Some((first, scanner)) = self.scanner.as_ref().and_then(|scanner| Some((scanner.watched()?, scanner)))
+        else {
+            return Ok(());
+        };
+        match self.expected.take() {
+            // A server that crashed inside a record goes on without it, and names the one before.
+            Some(expected) if first.previous != expected && !scanner.overwrote() => {
+                Err(Unlike::Follows { at: first.start, previous: first.previous, expected })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn release(&mut self, new: Bytes) -> Option<Piece> {
         if self.held.is_empty() {
             return (!new.is_empty()).then_some((self.held_from, new));
@@ -78,7 +109,11 @@ impl Intake {
 
     fn scan(&mut self, start: Lsn, data: &Bytes) {
         if self.scanner.is_none() && start.0.is_multiple_of(PAGE_SIZE) {
-            self.scanner = Some(RecordScanner::new(start, self.segment_size, false));
+            if start > self.start {
+                // What came first was not understood.
+                self.expected = None;
+            }
+            self.scanner = Some(RecordScanner::new(start, self.segment_size, false).watching(self.start));
         }
         let Some(scanner) = &mut self.scanner else { return };
         let known = usize::try_from(scanner.position().saturating_sub(start)).unwrap_or(usize::MAX).min(data.len());
@@ -88,6 +123,49 @@ impl Intake {
             // Storing goes before understanding: what PostgreSQL has sent is its WAL.
             tracing::warn!(%error, %start, "received WAL is not understood; it is stored as it came");
             self.scanner = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: u64 = 1 << 20;
+
+    /// The first page of a segment, with a record that begins behind its header and names `previous`.
+    fn page(at: u64, previous: u64) -> Bytes {
+        let mut bytes = Vec::new();
+        bytes.extend(0xD110_u16.to_le_bytes());
+        bytes.extend(2_u16.to_le_bytes());
+        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend(at.to_le_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(7_u64.to_le_bytes());
+        bytes.extend((SEGMENT as u32).to_le_bytes());
+        bytes.extend((PAGE_SIZE as u32).to_le_bytes());
+        bytes.extend(32_u32.to_le_bytes());
+        bytes.extend(9_u32.to_le_bytes());
+        bytes.extend(previous.to_le_bytes());
+        bytes.extend([0; 16]);
+        bytes.into()
+    }
+
+    #[test]
+    fn the_first_new_record_must_follow_the_last_one_that_is_stored() {
+        let start = Lsn(5 * SEGMENT);
+        let last = Lsn(5 * SEGMENT - 64);
+        for (known, previous, fits) in
+            [(Some(last), last.0, true), (None, last.0 - 8, true), (Some(last), last.0 - 8, false)]
+        {
+            let mut intake = Intake::new(start, SEGMENT, known);
+            let page = page(start.0, previous);
+            // However the server cuts it.
+            let (front, rest) = (page.slice(..50), page.slice(50..));
+            assert_eq!(intake.accept(start, &front), Ok(Some((start, front.clone()))), "its header is not there yet");
+            let taken = intake.accept(Lsn(start.0 + 50), &rest);
+            let expected = Unlike::Follows { at: Lsn(start.0 + 40), previous: Lsn(previous), expected: last };
+            assert_eq!(taken, if fits { Ok(Some((Lsn(start.0 + 50), rest))) } else { Err(expected) });
         }
     }
 }

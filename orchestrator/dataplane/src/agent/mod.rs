@@ -54,13 +54,27 @@ const LIMITS: WriterLimits = WriterLimits {
     max_buffered_bytes: 4 * 1024 * 1024,
     idle_check: Duration::from_secs(1),
 };
-/// How long a renewal of the claim waits for a base backup: a claim counts for several days.
+/// How long a renewal of the claim waits for a base backup at most.
 const RENEW_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 const RENEW_LOOK: Duration = Duration::from_secs(5);
 /// So many looks in a row must find the replication slot unused before an agent that lost to another one claims again.
 const UNATTENDED_LOOKS: u32 = 3;
 const UNATTENDED_LOOK: Duration = Duration::from_secs(2);
 const LOOK_AT_CHAIN: Duration = Duration::from_secs(1);
+
+/// How long a renewal of the claim waits for a base backup. A claim counts for half the lifetime of a chunk and is to be
+/// renewed after an eighth of it at the latest, so another eighth is never too long.
+fn renew_patience(chunk_life: Duration) -> Duration {
+    RENEW_PATIENCE.min(chunk_life / 8)
+}
+
+/// How a writer ended that the receiver did not end; none: its task is gone.
+fn ended_by(state: Option<watch::Ref<'_, WriterState>>) -> Stop {
+    match state.and_then(|state| state.failed.clone()) {
+        Some(failed) => Stop::Retry(Problem::new(&failed.reason, &failed.message, &failed.hint)),
+        None => Stop::Lost,
+    }
+}
 
 /// Why the agent cannot even say what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -150,7 +164,7 @@ impl Agent {
         let (target, primary) = self.primary().await?;
         self.show(AgentState::Claiming, None);
         let writer = self.claim(database, &recipients, &primary).await?;
-        let compared = overlap::check(&target, &self.slot, writer.overlap()).await?;
+        let compared = overlap::check(&target, &self.slot, writer.overlap(), writer.last_record()).await?;
         tracing::info!(epoch = writer.epoch(), start = %writer.start(), overlap = compared, "log claimed");
         self.board.update(|status| {
             status.epoch = Some(writer.epoch());
@@ -217,7 +231,7 @@ impl Agent {
     /// Streams until something ends the epoch or its connection for good.
     async fn stream(&self, recipients: &Recipients, primary: &Primary, writer: LogWriter) -> Stop {
         let Some(database) = self.vault.get() else { return Stop::ServerChanged };
-        let start: Lsn = writer.start();
+        let (start, last_record): (Lsn, Option<Lsn>) = (writer.start(), writer.last_record());
         let writer = match writer.into_running(LIMITS) {
             Ok(writer) => writer,
             Err(error) => return error.into(),
@@ -231,6 +245,7 @@ impl Agent {
             system_id: primary.identity.system_id,
             history: &primary.history,
             segment_size: primary.facts.segment_size,
+            last_record,
             caught_up,
             board: &self.board,
             metrics: &self.metrics,
@@ -250,9 +265,9 @@ impl Agent {
         let stop = tokio::select! {
             stop = flow.run(start) => stop,
             // Sees the fence also while the receiver waits for the database.
-            _ = state.wait_for(|state| state.fenced.is_some()) => Stop::Lost,
+            ended = state.wait_for(|state| state.fenced.is_some() || state.failed.is_some()) => ended_by(ended.ok()),
             // A claim is made anew each day, as a restart would: what it does not have yet, the server sends again.
-            () = self.renewal(writer.state()) => Stop::ServerChanged,
+            () = self.renewal(writer.state(), renew_patience(self.config.vault.chunk_retention())) => Stop::ServerChanged,
             () = sync::keep(connection, self.config.durability, &self.slot, sees_caught_up, &self.board) => Stop::ServerChanged,
             () = backups.keep() => Stop::ServerChanged,
         };
@@ -264,7 +279,7 @@ impl Agent {
     }
 
     /// Waits until the claim has to be renewed, and then, for a while, until no base backup is cut off by it.
-    async fn renewal(&self, mut state: watch::Receiver<WriterState>) {
+    async fn renewal(&self, mut state: watch::Receiver<WriterState>, patience: Duration) {
         if state.wait_for(|state| state.renew).await.is_err() {
             return std::future::pending().await;
         }
@@ -273,7 +288,7 @@ impl Agent {
                 tokio::time::sleep(RENEW_LOOK).await;
             }
         };
-        let _ = tokio::time::timeout(RENEW_PATIENCE, backup).await;
+        let _ = tokio::time::timeout(patience, backup).await;
         tracing::info!("the claim of the log is renewed");
     }
 
@@ -386,5 +401,20 @@ impl Agent {
             status.set_state(state);
             status.set_problem(problem);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_never_waits_until_the_claim_counts_no_more() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        for (life, patience) in [(day, day / 8), (7 * day, day * 7 / 8), (8 * day, day), (30 * day, day)] {
+            assert_eq!(renew_patience(life), patience);
+            // It is asked for after an eighth at the latest.
+            assert!(life / 8 + patience < life / 2);
+        }
     }
 }

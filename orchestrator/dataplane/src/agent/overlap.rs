@@ -35,8 +35,14 @@ enum Compared {
     },
 }
 
-/// Compares; returns what `/status` says about it.
-pub(crate) async fn check(target: &Target, slot: &str, stretches: &[StoredStretch]) -> Result<String, Stop> {
+/// Compares; returns what `/status` says about it. Where the server no longer has the WAL, the first new record is compared
+/// with `last_record` before it is stored (`Intake` does so in any case).
+pub(crate) async fn check(
+    target: &Target,
+    slot: &str,
+    stretches: &[StoredStretch],
+    last_record: Option<Lsn>,
+) -> Result<String, Stop> {
     let Some(first) = stretches.first() else {
         return Ok("nothing is stored yet: there is nothing to compare".to_owned());
     };
@@ -52,7 +58,11 @@ pub(crate) async fn check(target: &Target, slot: &str, stretches: &[StoredStretc
                 ));
             }
             Err(error) if wal_gone(&error) => {
-                return Ok(format!("not made: the server no longer has the WAL from {}", run[0].start));
+                let gone = format!("the server no longer has the WAL from {}", run[0].start);
+                return Ok(match last_record {
+                    Some(last) => format!("{gone}: that its next record follows the one at {last} is compared instead"),
+                    None => format!("not made: {gone}, and where the last stored record begins nobody wrote down"),
+                });
             }
             Err(error) => return Err(Stop::Retry(replication_problem(target, &error))),
         }

@@ -48,6 +48,8 @@ pub(crate) struct Flow<'a> {
     /// The server's own history: the log may still be on an older timeline of it.
     pub(crate) history: &'a TimelineHistory,
     pub(crate) segment_size: u64,
+    /// Where the last record begins that is stored, if that is known: the first new one must follow it.
+    pub(crate) last_record: Option<Lsn>,
     pub(crate) caught_up: watch::Sender<bool>,
     pub(crate) board: &'a Board<AgentStatus>,
     pub(crate) metrics: &'a AgentMetrics,
@@ -57,7 +59,7 @@ pub(crate) struct Flow<'a> {
 impl Flow<'_> {
     /// Receives until something stops it for good; a lost connection is made again and goes on where it was.
     pub(crate) async fn run(&self, start: Lsn) -> Stop {
-        let mut intake = Intake::new(start, self.segment_size);
+        let mut intake = Intake::new(start, self.segment_size, self.last_record);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         loop {
             let before = intake.end();

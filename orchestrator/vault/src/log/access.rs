@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::error::VaultError;
-use crate::fetch::{self, damaged, retrying};
+use crate::fetch::{self, Backoff, damaged, retrying};
 use crate::keys::{DatabaseKeys, Position};
 use crate::log::claim::SealAnswer;
 use crate::log::mutant::{Mutant, on};
@@ -14,14 +14,16 @@ use crate::log::open::just_before;
 use crate::log::types::{Tampering, TamperingKind};
 use crate::log::walk::{Cursor, LogFacts, Met};
 use crate::object::{Decoded, Lineage, Link, ObjectError, decode_header, decode_stored_header, header_block_len};
-use crate::store::{Created, Object, Store};
+use crate::store::{Created, Object, Store, StoreError, StoreErrorKind, Version};
 
 /// Bytes that hold nearly every header, and a small chunk whole.
 const FRONT: u64 = 4096;
 /// Steps of a walk before a listing is worth its request.
 const STREAK: u32 = 4;
-/// Steps after which a walk gives way to a seal put ahead.
+/// Steps after which a taker's walk gives way to a seal.
 const MAX_STEPS: u32 = 24;
+/// Looks at the versions of a key where a seal was just stored, before the store's listing is given up.
+const MAX_LOOKS: u32 = 8;
 /// Keys of such a listing.
 const LEAP: usize = 64;
 
@@ -158,12 +160,20 @@ impl LogAccess {
         Ok(object.map(|object| (object, tampering)))
     }
 
-    /// Walks to the first absent key.
-    ///
-    /// One by one, a walk is slower than a busy writer, who has several PUTs under way: after some steps it returns
-    /// where it is. That is a place of the chain as good as its end: a seal put there wins only if it is the end.
-    pub(crate) async fn walk(&self, mut cursor: Cursor, sure: Sure) -> Result<Cursor, VaultError> {
-        for step in 1..=MAX_STEPS {
+    /// Walks to the first absent key, however far it is.
+    pub(crate) async fn walk(&self, cursor: Cursor, sure: Sure) -> Result<Cursor, VaultError> {
+        self.walk_on(cursor, sure, u32::MAX).await
+    }
+
+    /// Walks on, and after some steps returns where it is: one by one, a walk is slower than a busy writer, who has several
+    /// PUTs under way. That is a place of the chain as good as its end for who puts a seal there, which wins only if it
+    /// is the end. It is no answer to where the log ends.
+    pub(crate) async fn walk_some(&self, cursor: Cursor, sure: Sure) -> Result<Cursor, VaultError> {
+        self.walk_on(cursor, sure, MAX_STEPS).await
+    }
+
+    async fn walk_on(&self, mut cursor: Cursor, sure: Sure, max_steps: u32) -> Result<Cursor, VaultError> {
+        for step in 1..=max_steps {
             if self.step(&mut cursor, sure).await?.is_none() {
                 break;
             }
@@ -232,17 +242,44 @@ impl LogAccess {
                 return Ok(SealAnswer::Foreign);
             }
         }
-        let versions = fetch::real_versions(&*self.store, key).await?;
+        let versions = self.versions_after_put(key).await?;
+        let marked = versions.iter().any(|version| version.is_delete_marker);
+        let mut real = versions.iter().filter(|version| !version.is_delete_marker);
         if on(Mutant::MarkerIsAbsence) {
-            let stored = versions.last().and_then(|version| version.last_modified);
+            let stored = real.next_back().and_then(|version| version.last_modified);
             return Ok(SealAnswer::Mine { stored });
         }
-        let stored = versions.first().and_then(|version| version.last_modified);
-        let Some((first, [_, ..])) = versions.split_first() else { return Ok(SealAnswer::Mine { stored }) };
+        let Some(first) = real.next() else { return Err(not_listed(key).into()) };
+        let stored = first.last_modified;
+        if real.next().is_none() && !marked {
+            return Ok(SealAnswer::Mine { stored });
+        }
         let oldest = retrying(|| self.store.get_version(key, &first.id)).await?;
         let mine = oldest.is_some_and(|oldest| is_same(&oldest.bytes, object));
         Ok(if mine { SealAnswer::Mine { stored } } else { SealAnswer::Foreign })
     }
+
+    /// The versions of a key where an object stands for sure. A listing that shows none is behind: it neither proves that
+    /// nothing stood there first, nor tells since when the epoch counts (rule 17). It is asked again.
+    async fn versions_after_put(&self, key: &str) -> Result<Vec<Version>, VaultError> {
+        let mut backoff = Backoff::store();
+        for _ in 1..MAX_LOOKS {
+            let versions = retrying(|| self.store.versions(key)).await?;
+            if versions.iter().any(|version| !version.is_delete_marker) {
+                return Ok(versions);
+            }
+            tracing::debug!(key, "a seal that was just stored is not listed yet");
+            tokio::time::sleep(backoff.step()).await;
+        }
+        Ok(retrying(|| self.store.versions(key)).await?)
+    }
+}
+
+/// The seal may be there or not: whoever put it asks again.
+fn not_listed(key: &str) -> StoreError {
+    let (kind, operation) = (StoreErrorKind::Unreachable, "ListObjectVersions");
+    let detail = "a seal was stored here, and no version of it is listed".to_owned();
+    StoreError { kind, operation, target: key.to_owned(), detail }
 }
 
 /// Whether two objects are one and the same: the whole content, nonce included.

@@ -25,6 +25,7 @@ fn subject(len: u64) -> Subject {
         opened_by: at,
         prev: vec![Link { at, hash: Hash::of(b"x") }],
         stored: None,
+        last_record: None,
     })
 }
 

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use holdfast_wal::{Lsn, SystemId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -22,15 +23,15 @@ use crate::log::mutant::{Mutant, on};
 use crate::log::types::SealSummary;
 use crate::log::walk::{Cursor, LogFacts, Owner};
 use crate::object::{
-    Decoded, Hash, Lineage, Link, Nonce, ObjectError, PublicKey, SealKind, Subject, decode_stored, encode_header,
+    Decoded, Hash, Lineage, Link, MAX_HEADER_BLOCK_LEN, Nonce, ObjectError, PublicKey, SealKind, Subject,
+    decode_stored_header, encode_header,
 };
 use crate::segment::SegmentLink;
+use crate::store::Object;
 use crate::trust::WriterPublic;
 
-/// Indexes that do not hold, one after another, before it is said that something is wrong with the vault.
-const MAX_PASSED_OVER: u32 = 16;
-/// The newest listed indexes that are tried as the one to begin at.
-const CANDIDATES: usize = 4;
+/// Indexes read at the same time, once one did not hold: whoever could put one could put many.
+const MAX_AT_ONCE: u64 = 16;
 
 /// A place of the chain, written down: all that a [`Cursor`] knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,37 +266,66 @@ impl LogAccess {
         self.newest_index_after(newest).await
     }
 
-    /// The newest index, from one that is known on.
+    /// The newest index, from one that is known on: the next is asked for until there is none, however many of them do
+    /// not hold. Usually there is none at once.
     pub(crate) async fn newest_index_after(
         &self,
         mut newest: Option<StoredIndex>,
     ) -> Result<Option<StoredIndex>, VaultError> {
-        let (mut next, mut passed_over) = (newest.as_ref().map_or(0, |newest| newest.index.n + 1), 0);
-        while let Some(found) = self.index_at(next, newest.as_ref()).await? {
-            match found {
-                Ok(found) => (newest, passed_over) = (Some(found), 0),
-                Err(error) => {
-                    tracing::warn!(%error, "an index that does not hold is passed over");
-                    passed_over += 1;
-                    if passed_over > MAX_PASSED_OVER {
-                        return Err(error);
+        let (mut next, mut at_once) = (newest.as_ref().map_or(0, |newest| newest.index.n.saturating_add(1)), 1);
+        loop {
+            let upto = next.saturating_add(at_once);
+            let objects = self.index_objects(next..upto).await?;
+            for (n, object) in (next..upto).zip(objects) {
+                let Some(object) = object else { return Ok(newest) };
+                match self.check_object(n, newest.as_ref(), &object) {
+                    Ok(found) => (newest, at_once) = (Some(found), 1),
+                    Err(error) => {
+                        tracing::warn!(%error, "an index that does not hold is passed over");
+                        at_once = (at_once * 2).min(MAX_AT_ONCE);
                     }
                 }
             }
-            next += 1;
+            if upto == next {
+                return Ok(newest);
+            }
+            next = upto;
         }
-        Ok(newest)
     }
 
-    /// One of the newest indexes that a listing shows: a hint of where to ask for the next.
+    /// The newest of the indexes that listings show and that hold: a hint of where to ask for the next.
     async fn listed_index(&self) -> Result<Option<StoredIndex>, VaultError> {
         let listed = self.last_indexes().await?;
-        for n in listed.into_iter().rev().take(CANDIDATES) {
-            if let Some(Ok(found)) = self.index_at(n, None).await? {
-                return Ok(Some(found));
+        let Some(last) = listed.last().copied() else { return Ok(None) };
+        if let Some(found) = self.last_that_holds(listed).await? {
+            return Ok(Some(found));
+        }
+        // Numbers that somebody made up may stand far behind all others, and fill the last page.
+        let run = self.first_indexes(last).await?;
+        self.last_that_holds((0..run).collect()).await
+    }
+
+    async fn last_that_holds(&self, mut numbers: Vec<u64>) -> Result<Option<StoredIndex>, VaultError> {
+        let mut at_once = 1;
+        while !numbers.is_empty() {
+            let tried = numbers.split_off(numbers.len().saturating_sub(at_once as usize));
+            let objects = self.index_objects(tried.iter().copied()).await?;
+            for (n, object) in tried.into_iter().zip(objects).rev() {
+                if let Some(Ok(found)) = object.map(|object| self.check_object(n, None, &object)) {
+                    return Ok(Some(found));
+                }
             }
+            at_once = (at_once * 2).min(MAX_AT_ONCE);
         }
         Ok(None)
+    }
+
+    /// The oldest versions at the keys of some indexes, in their order.
+    async fn index_objects(&self, numbers: impl IntoIterator<Item = u64>) -> Result<Vec<Option<Object>>, VaultError> {
+        let keys: Vec<String> = numbers.into_iter().map(|n| self.keys.index(n)).collect();
+        // An index has no body: of what is longer the front is enough to see that.
+        let read = |key: String| async move { fetch::oldest_front(&*self.store, &key, MAX_HEADER_BLOCK_LEN).await };
+        Ok(futures::stream::iter(keys).map(read).buffered(MAX_AT_ONCE as usize).try_collect().await?)
     }
 
     /// The oldest version at the key of index `n`: absent, not an index of this log, or one.
@@ -304,10 +334,35 @@ impl LogAccess {
         n: u64,
         before: Option<&StoredIndex>,
     ) -> Result<Option<Result<StoredIndex, VaultError>>, VaultError> {
-        let key = self.keys.index(n);
-        let Some(object) = fetch::oldest(&*self.store, &key).await? else { return Ok(None) };
-        let checked = decode_stored(&object).and_then(|(decoded, _)| check_index(&self.facts, n, before, &decoded));
-        Ok(Some(checked.map_err(damaged(&key))))
+        let object = self.index_objects([n]).await?.pop().flatten();
+        Ok(object.map(|object| self.check_object(n, before, &object)))
+    }
+
+    fn check_object(&self, n: u64, before: Option<&StoredIndex>, object: &Object) -> Result<StoredIndex, VaultError> {
+        let checked = decode_stored_header(object).and_then(|decoded| {
+            let whole = decoded.body_at as u64 == object.total_len && decoded.header.body.is_none();
+            if whole { check_index(&self.facts, n, before, &decoded) } else { Err(ObjectError::Body) }
+        });
+        checked.map_err(damaged(&self.keys.index(n)))
+    }
+
+    /// The index that another one names as the one before it; none before the first.
+    ///
+    /// # Errors
+    /// [`VaultError::Damaged`] when it is not there, is another one, or goes further than the one that names it.
+    pub(crate) async fn index_before(&self, index: &StoredIndex) -> Result<Option<StoredIndex>, VaultError> {
+        let Some(link) = index.index.prev else { return Ok(None) };
+        match self.index_at(link.n, None).await? {
+            Some(Ok(found)) if found.hash == link.hash => {
+                follows(&index.index, &found).map_err(damaged(&self.keys.index(index.index.n)))?;
+                Ok(Some(found))
+            }
+            Some(Err(error)) => Err(error),
+            _ => {
+                let reason = format!("index {} names an index here that is not there", index.index.n);
+                Err(damaged(&self.keys.index(link.n))(ObjectError::Misplaced { reason }))
+            }
+        }
     }
 
     /// Writes the next index: the chain stands at `place`, and all WAL before `archived` is in segments. `before` is
@@ -320,7 +375,7 @@ impl LogAccess {
         archived: Option<Archived<'_>>,
     ) -> Result<IndexWritten, VaultError> {
         let mut n = before.map_or(0, |before| before.index.n + 1);
-        for _ in 0..=MAX_PASSED_OVER {
+        loop {
             let key = self.keys.index(n);
             let object = self.encode_index(me, n, before, (place, archived)).map_err(damaged(&key))?;
             fetch::create_until_known(&*self.store, &key, object.clone()).await?;
@@ -332,10 +387,13 @@ impl LogAccess {
                 Some(Err(error)) => tracing::warn!(%error, "an index that does not hold is passed over"),
                 None => tracing::warn!(key, "an index was created and is not there"),
             }
-            n += 1;
+            // Who puts what does not hold puts one object for each step; the first key that he has not taken is ours.
+            let Some(next) = n.checked_add(1) else {
+                let reason = "it is the last number, and it is taken by what is no index of this log".to_owned();
+                return Err(damaged(&key)(ObjectError::Misplaced { reason }));
+            };
+            n = next;
         }
-        let reason = format!("{} objects in a row that are no index of this log", MAX_PASSED_OVER + 1);
-        Err(VaultError::Damaged { key: self.keys.index(n), error: ObjectError::Misplaced { reason } })
     }
 
     pub(crate) fn encode_index(

@@ -268,6 +268,80 @@ async fn a_stranger_cannot_end_the_log_with_an_index() {
     assert_eq!(access.newest_index().await.unwrap(), Some(written));
 }
 
+#[tokio::test]
+async fn rubbish_in_any_number_is_passed_over() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let mut log = Log::new(&database).await;
+    log.chunk(64).await;
+    let first = stored(database.write_index(None, &log.cursor, None).await.unwrap());
+    for n in 1..=40 {
+        store.create(&log.access.keys.index(n), Bytes::from_static(b"rubbish"), Lock::Long).await.unwrap();
+    }
+    assert_eq!(database.newest_index().await.unwrap(), Some(first.clone()));
+    assert_eq!(database.tip().await.unwrap().tip, log.cursor.position().start);
+    log.chunk(64).await;
+    let next = stored(database.write_index(Some(&first), &log.cursor, None).await.unwrap());
+    assert_eq!((next.index.n, next.index.prev), (41, Some(first.link())));
+    // With a good one behind it rubbish costs nothing more.
+    let before = store.requests();
+    assert_eq!(database.newest_index().await.unwrap(), Some(next.clone()));
+    assert!(store.requests() - before <= 5, "{} requests", store.requests() - before);
+}
+
+#[tokio::test]
+async fn numbers_that_somebody_made_up_hide_no_index() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let log = Log::new(&database).await;
+    let (me, mut prev) = (Incarnation::random(), None);
+    for n in 0..1100 {
+        let (database, system_id, place) = ("billing".to_owned(), SystemId(7), log.cursor.place());
+        let index = Index { database, system_id, n, prev, place, archived: None, segment: None };
+        let (block, hash) = encode_header(&me.header(Subject::Index(Box::new(index))), me.key()).unwrap();
+        store.create(&log.access.keys.index(n), block.into(), Lock::Long).await.unwrap();
+        prev = Some(IndexLink { n, hash });
+    }
+    for n in (1 << 40)..(1 << 40) + 40 {
+        store.create(&log.access.keys.index(n), Bytes::from_static(b"rubbish"), Lock::Long).await.unwrap();
+    }
+    assert_eq!(database.newest_index().await.unwrap().map(|newest| newest.link()), prev);
+}
+
+#[tokio::test]
+async fn the_end_is_found_behind_any_number_of_seals() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let mut log = Log::new(&database).await;
+    log.chunk(64).await;
+    database.write_index(None, &log.cursor, None).await.unwrap();
+    // More than hang together with the index at a glance, and more than a taker walks at once.
+    for _ in 0..60 {
+        log.claim().await;
+    }
+    assert_eq!(database.tip().await.unwrap().epoch, log.cursor.position().epoch);
+}
+
+#[tokio::test]
+async fn the_janitor_believes_no_index_that_does_not_hang_together() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let mut log = Log::new(&database).await;
+    log.chunk(64).await;
+    database.write_index(None, &log.cursor, None).await.unwrap();
+    log.chunk(64).await;
+    let (place, segment) = (log.cursor.place(), Some(archived_at(&log.cursor).segment));
+    let (prev, archived) = (Some(IndexLink { n: 0, hash: Hash::of(b"another") }), Some(place.clone()));
+    let index = Index { database: "billing".into(), system_id: SystemId(7), n: 1, prev, place, archived, segment };
+    let me = Incarnation::random();
+    let (block, _) = encode_header(&me.header(Subject::Index(Box::new(index))), me.key()).unwrap();
+    store.create(&log.access.keys.index(1), block.into(), Lock::Long).await.unwrap();
+    store.advance(Duration::from_secs(9 * 24 * 60 * 60));
+    let refused = database.sweep(&*store, false, &|_, _| {}).await.unwrap_err();
+    let named = matches!(&refused, VaultError::Damaged { key, .. } if *key == log.access.keys.index(0));
+    assert!(named, "{refused}");
+}
+
 fn archived_at(place: &Cursor) -> Archived<'_> {
     let line = crate::keys::SegmentLine { branch: 0, timeline: TimelineId(1) };
     let at = crate::keys::SegmentKey { line, start: ORIGIN, copy: 0 };

@@ -299,6 +299,22 @@ impl LogAccess {
         self.last_page(&self.keys.indexes(), &key, &parse).await
     }
 
+    /// How many indexes a listing shows before the first number that is free, upwards, page by page. `last` is the highest
+    /// number that is known to be taken. Asked for only when the last page shows none that holds.
+    pub(crate) async fn first_indexes(&self, last: u64) -> Result<u64, VaultError> {
+        let (prefix, mut count) = (self.keys.indexes(), 0);
+        loop {
+            let after = if count == 0 { String::new() } else { self.keys.index(count - 1) };
+            let page = self.numbers(&prefix, &after, &|key: &str| self.keys.parse_index(key)).await?;
+            let more = page.more && count < last;
+            let run = page.numbers.iter().zip(count..).take_while(|(n, expected)| **n == *expected).count();
+            count += run as u64;
+            if !more || run < page.numbers.len() || run == 0 {
+                return Ok(count);
+            }
+        }
+    }
+
     /// The last page of a folder whose keys are numbers that grow with time. S3 lists upwards only: after a full page
     /// it is guessed from when its objects were made, and how far apart their numbers are, where the end must be.
     async fn last_page(
@@ -359,7 +375,8 @@ impl LogAccess {
                     let plain_sha256 = decoded.header.body.as_ref().map(|body| body.plain_sha256);
                     if let (true, Some(plain_sha256)) = (chunk.end <= start, plain_sha256) {
                         let (start, end, timeline) = (chunk.start, chunk.end, chunk.timeline);
-                        found.push(StoredStretch { start, end, timeline, plain_sha256 });
+                        let last_record = chunk.last_record;
+                        found.push(StoredStretch { start, end, timeline, plain_sha256, last_record });
                         have += end.0 - start.0;
                     }
                     chunk.prev.clone()

@@ -35,10 +35,14 @@ const STREAK: u32 = 3;
 
 /// Reads a log in order, from a position on, for ever. Dropping it stops it.
 pub struct LogReader {
-    events: mpsc::Receiver<Result<(ReadEvent, Option<Cursor>), ReadError>>,
+    events: mpsc::Receiver<Result<Given, ReadError>>,
     place: Option<Cursor>,
+    stored: Option<Timestamp>,
     task: JoinHandle<()>,
 }
+
+/// An event, the place after the object that it came from, and when the store made that object, where these are known.
+type Given = (ReadEvent, Option<Cursor>, Option<Timestamp>);
 
 impl std::fmt::Debug for LogReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -87,17 +91,19 @@ impl LogReader {
             index: Seen::default(),
             replayed: replay::Replayed::default(),
             checked: None,
+            stored: None,
             ahead: VecDeque::new(),
         };
-        LogReader { events, place: None, task: tokio::spawn(follower.run()) }
+        LogReader { events, place: None, stored: None, task: tokio::spawn(follower.run()) }
     }
 
     /// The next event; waits for it. May be cancelled and asked again at any time. After an error the same place is
     /// tried again.
     pub async fn next(&mut self) -> Result<ReadEvent, ReadError> {
         match self.events.recv().await {
-            Some(Ok((event, place))) => {
+            Some(Ok((event, place, stored))) => {
                 self.place = place.or(self.place.take());
+                self.stored = stored;
                 Ok(event)
             }
             Some(Err(error)) => Err(error),
@@ -109,6 +115,11 @@ impl LogReader {
     /// The place of the chain after the object that the last event came from; none before the first event.
     pub fn place(&self) -> Option<&Cursor> {
         self.place.as_ref()
+    }
+
+    /// When the store made the object that the last WAL or seal came from; none where that is not known.
+    pub fn stored(&self) -> Option<Timestamp> {
+        self.stored
     }
 }
 
@@ -142,7 +153,7 @@ struct Follower {
     access: LogAccess,
     identities: Identities,
     options: ReadOptions,
-    events: mpsc::Sender<Result<(ReadEvent, Option<Cursor>), ReadError>>,
+    events: mpsc::Sender<Result<Given, ReadError>>,
     /// The next byte that the consumer expects.
     position: Lsn,
     /// Reads everything, however old: what it reads is indexed by what it does.
@@ -152,6 +163,8 @@ struct Follower {
     index: Seen,
     /// Whether anything was given to the consumer yet, and how far segments were.
     replayed: replay::Replayed,
+    /// When the store made the last object that was read.
+    stored: Option<Timestamp>,
     /// When absence at the end was last made sure of.
     checked: Option<Instant>,
     /// What is fetched ahead, in order.
@@ -316,6 +329,7 @@ impl Follower {
             }
         }
         *cursor = tried;
+        self.stored = opened.decoded.stored;
         Ok(Some((met, opened.plain, tampering)))
     }
 
@@ -459,7 +473,7 @@ impl Follower {
     }
 
     async fn event(&self, cursor: &Cursor, event: ReadEvent) -> Result<(), Gone> {
-        self.events.send(Ok((event, Some(cursor.clone())))).await.map_err(|_| Gone)
+        self.events.send(Ok((event, Some(cursor.clone()), self.stored))).await.map_err(|_| Gone)
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_wal::Lsn;
+use holdfast_wal::record::RecordScanner;
+use holdfast_wal::{Lsn, PAGE_SIZE};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,7 +19,7 @@ use crate::log::mutant::{Mutant, on};
 use crate::log::types::{SealSummary, StoreProblem, WriterLimits, WriterState};
 use crate::log::writer::{ChunkAnswer, Cut, WriterCore};
 use crate::log::writing::Shared;
-use crate::object::{Hash, Header, ObjectError, decode_header, encode_header};
+use crate::object::{Hash, Header, ObjectError, Subject, decode_header, encode_header};
 use crate::seal::Sealer;
 use crate::store::{Created, Lock, StoreError};
 
@@ -54,6 +55,35 @@ pub(super) struct Task {
     limits: WriterLimits,
     /// When, by the store's clock, the claim is to be renewed.
     renew_at: Option<Timestamp>,
+    records: Records,
+}
+
+/// Where the last WAL record begins of what was sealed.
+struct Records {
+    segment_size: u64,
+    /// None: it begins at the next page.
+    scanner: Option<RecordScanner>,
+    last: Option<Lsn>,
+}
+
+impl Records {
+    /// The same after the next WAL, which is at `start`. None where the bytes are no WAL.
+    fn after(&mut self, start: Lsn, plain: &[u8]) -> Option<Lsn> {
+        let page = Lsn(start.0.next_multiple_of(PAGE_SIZE));
+        let (scanner, bytes) = match &mut self.scanner {
+            Some(scanner) => (scanner, plain),
+            none => {
+                let skip = usize::try_from(page.0 - start.0).unwrap_or(usize::MAX);
+                let Some(bytes) = plain.get(skip..).filter(|bytes| !bytes.is_empty()) else { return self.last };
+                (none.insert(RecordScanner::new(page, self.segment_size, false)), bytes)
+            }
+        };
+        match scanner.push(bytes) {
+            Ok(()) => self.last = scanner.last_begun().or(self.last),
+            Err(_) => (self.scanner, self.last) = (None, None),
+        }
+        self.last
+    }
 }
 
 impl Task {
@@ -67,21 +97,31 @@ impl Task {
         limits: WriterLimits,
     ) -> Task {
         let (puts, looks) = (JoinSet::new(), JoinSet::new());
-        Task { access, me, core, sealer: Some(sealer), shared, state, puts, looks, limits, renew_at: None }
+        let records = Records { segment_size: access.facts.segment_size, scanner: None, last: None };
+        let (sealer, renew_at) = (Some(sealer), None);
+        Task { access, me, core, sealer, shared, state, puts, looks, limits, renew_at, records }
+    }
+
+    /// The same, whose first bytes come after the record that begins there.
+    pub(super) fn after_record(mut self, last: Option<Lsn>) -> Task {
+        self.records.last = last;
+        self
     }
 
     /// The same, whose claim is to be renewed at this time of the store.
-    pub(super) fn renewed_at(self, renew_at: Option<Timestamp>) -> Task {
-        Task { renew_at, ..self }
+    pub(super) fn renewed_at(mut self, renew_at: Option<Timestamp>) -> Task {
+        self.renew_at = renew_at;
+        self
     }
 
     pub(super) async fn run(mut self) {
         let reason = match self.work().await {
             Ok(()) if self.core.expired() => "its claim is too old, and has to be made anew".to_owned(),
             Ok(()) => "it was closed or fenced".to_owned(),
-            Err(error) => {
-                tracing::error!(%error, "the writer cannot seal and stops");
-                error.to_string()
+            Err(failure) => {
+                tracing::error!(%failure, "the writer stops");
+                self.failed(&failure.to_string());
+                failure.to_string()
             }
         };
         self.shared.queue().ended = Some(reason);
@@ -90,7 +130,14 @@ impl Task {
         self.puts.abort_all();
     }
 
-    async fn work(&mut self) -> Result<(), ObjectError> {
+    /// Seen by whoever waits for something to be stored, and appends nothing meanwhile.
+    fn failed(&self, message: &str) {
+        let hint = "it is begun again with a new claim; if this comes back, report it with the log of this process";
+        let (reason, message) = ("WriterFailed".to_owned(), message.to_owned());
+        self.state.send_modify(|state| state.failed = Some(StoreProblem { reason, message, hint: hint.to_owned() }));
+    }
+
+    async fn work(&mut self) -> Result<(), Failure> {
         loop {
             self.cut().await?;
             self.publish();
@@ -103,7 +150,8 @@ impl Task {
             }
             let shared = self.shared.clone();
             tokio::select! {
-                Some(end) = self.puts.join_next() => if let Ok(end) = end { self.ended(end) },
+                // A PUT that ends without saying how would leave its chunk without an end, and what waits for it.
+                Some(end) = self.puts.join_next() => self.ended(end.map_err(|_| Failure::PutPanicked)?),
                 Some(look) = self.looks.join_next() => if let Ok((at, found)) = look { self.looked(at, found) },
                 () = shared.filled.notified() => {}
                 () = tokio::time::sleep(self.limits.idle_check), if self.looks.is_empty() => self.look(),
@@ -112,7 +160,7 @@ impl Task {
     }
 
     /// Cuts, seals and sends as long as there are bytes and a slot.
-    async fn cut(&mut self) -> Result<(), ObjectError> {
+    async fn cut(&mut self) -> Result<(), Failure> {
         loop {
             let offered = self.shared.queue().offer(self.limits.max_chunk_bytes);
             let Some(cut) = self.core.plan(offered) else { return Ok(()) };
@@ -133,7 +181,10 @@ impl Task {
     async fn seal(&mut self, cut: Cut, plain: Bytes) -> Result<(Bytes, Hash), ObjectError> {
         let gone = || ObjectError::Open { reason: "the sealing thread ended".into() };
         let mut sealer = self.sealer.take().ok_or_else(gone)?;
-        let header = self.me.header(self.core.subject(cut));
+        let mut header = self.me.header(self.core.subject(cut));
+        if let Subject::Chunk(chunk) = &mut header.subject {
+            chunk.last_record = self.records.after(cut.start, &plain);
+        }
         let me = self.me.clone();
         let job = move || {
             let sealed = seal_chunk(&mut sealer, &me, header, &plain);
@@ -232,6 +283,23 @@ impl Task {
             state.renew = renew;
         });
     }
+}
+
+impl Drop for Task {
+    /// It ended in whatever way, by a panic too: nobody waits for room that never comes.
+    fn drop(&mut self) {
+        self.shared.queue().ended.get_or_insert_with(|| "its task ended unexpectedly".to_owned());
+        self.shared.drained.notify_waiters();
+    }
+}
+
+/// Why a writer ends that is neither closed nor fenced.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("a chunk cannot be sealed: {0}")]
+    Seal(#[from] ObjectError),
+    #[error("the task that stores a chunk panicked: whether it is stored is not known")]
+    PutPanicked,
 }
 
 fn problem(error: &StoreError) -> StoreProblem {

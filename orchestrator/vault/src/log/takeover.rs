@@ -40,7 +40,7 @@ impl LogAccess {
             let key = self.key(tail);
             match core.wish().map_err(damaged(&key))? {
                 TakerWish::Won(taken) => return Ok(*taken),
-                TakerWish::Walk => core.walked(self.walk(core.cursor().clone(), sure).await?),
+                TakerWish::Walk => core.walked(self.walk_some(core.cursor().clone(), sure).await?),
                 TakerWish::Look => core.looked(self.look(&mut index, core.cursor().clone()).await?),
                 TakerWish::PutTail(object) => {
                     let answer = self.put_seal(tail, &object).await?;

@@ -112,6 +112,8 @@ pub struct StoredStretch {
     pub timeline: TimelineId,
     /// The SHA-256 of its bytes.
     pub plain_sha256: Hash,
+    /// Where the last WAL record begins that begins before its end, if its writer knew.
+    pub last_record: Option<Lsn>,
 }
 
 /// Bounds of a running writer.
@@ -162,6 +164,8 @@ pub struct WriterState {
     pub fenced: Option<Fence>,
     /// Why the store does not take chunks at the moment; `None` again when it does.
     pub store_problem: Option<StoreProblem>,
+    /// The writer ended by a fault of its own: nothing more is stored before a new claim.
+    pub failed: Option<StoreProblem>,
 }
 
 /// Why the store does not take chunks.

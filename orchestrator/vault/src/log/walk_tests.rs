@@ -74,6 +74,7 @@ fn chunk(cursor: &Cursor, len: u64) -> Chunk {
         opened_by: cursor.opened_by().map_or(cursor.position(), |seal| seal.at),
         prev: cursor.prev().to_vec(),
         stored: None,
+        last_record: None,
     }
 }
 

@@ -162,6 +162,7 @@ impl WriterCore {
             opened_by: self.opened_by,
             prev: self.prev.clone(),
             stored: self.last_stored,
+            last_record: None,
         })
     }
 

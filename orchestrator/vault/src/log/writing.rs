@@ -107,6 +107,12 @@ impl LogWriter {
         &self.overlap
     }
 
+    /// Where the last WAL record begins that begins below the start: what the first new record must name as the one before
+    /// it (rule 12). None: nobody wrote it down.
+    pub fn last_record(&self) -> Option<Lsn> {
+        self.overlap.last().filter(|last| last.end == self.start())?.last_record
+    }
+
     /// Starts to write. The task ends when the writer is fenced, closed or dropped.
     pub fn into_running(self, limits: WriterLimits) -> Result<RunningWriter, VaultError> {
         let key = self.access.key(self.won.position());
@@ -123,8 +129,9 @@ impl LogWriter {
         let initial = WriterState { received: start, durable: start, ..WriterState::default() };
         let (state, receiver) = watch::channel(initial);
         let renew_at = self.won.opener_stored().map(|opened| self.won.facts().renew_at(opened));
+        let last_record = self.last_record();
         let task = Task::new(self.access, self.me, core, sealer, shared.clone(), state, limits);
-        let task = tokio::spawn(task.renewed_at(renew_at).run());
+        let task = tokio::spawn(task.renewed_at(renew_at).after_record(last_record).run());
         Ok(RunningWriter { shared, state: receiver, task })
     }
 }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use holdfast_wal::Lsn;
+use jiff::Timestamp;
 
 use super::SegmentLink;
 use super::compact::{Compactor, Ready};
@@ -134,6 +135,8 @@ pub struct Archiver {
     archived: Option<(Cursor, SegmentLink)>,
     /// The place after the last object read.
     place: Option<Cursor>,
+    /// The oldest object read that no index covers: when the store made it, if that is known, and when it was read.
+    unindexed: Option<(Option<Timestamp>, Instant)>,
 }
 
 impl std::fmt::Debug for Archiver {
@@ -174,6 +177,7 @@ impl DatabaseVault {
             segments_since: 0,
             archived,
             place: None,
+            unindexed: None,
         })
     }
 }
@@ -220,19 +224,13 @@ impl Archiver {
         self.compactor.waiting()
     }
 
-    /// For how long the log has run on beyond the newest index, by the store's clock; zero when it has not. More than half
-    /// the lifetime of a chunk is an alarm.
+    /// The age of the oldest object that was read and that no index covers, by the store's clock; zero without one. More
+    /// than half the lifetime of a chunk is an alarm. (The age of the index says nothing: the log may have been idle.)
     pub fn index_behind(&self) -> Duration {
-        let indexed = self.index.as_ref().map(|stored| (stored.index.place.at, stored.stored));
-        let Some(place) = &self.place else { return Duration::ZERO };
-        match indexed {
-            Some((at, _)) if at >= place.position() => Duration::ZERO,
-            Some((_, Some(stored))) => self
-                .access
-                .store
-                .now()
-                .map_or(Duration::ZERO, |now| Duration::try_from(now.duration_since(stored)).unwrap_or_default()),
-            _ => self.indexed.elapsed(),
+        let Some((stored, met)) = self.unindexed else { return Duration::ZERO };
+        match stored.zip(self.access.store.now()) {
+            Some((stored, now)) => Duration::try_from(now.duration_since(stored)).unwrap_or_default(),
+            None => met.elapsed(),
         }
     }
 
@@ -284,6 +282,10 @@ impl Archiver {
 
     fn take(&mut self, event: ReadEvent) -> ArchiveStep {
         let Some(place) = self.reader.place().cloned() else { return ArchiveStep::BeganAgain };
+        let covered = self.index.as_ref().is_some_and(|stored| stored.index.place.at >= place.position());
+        if matches!(event, ReadEvent::Wal { .. } | ReadEvent::Seal(_)) && !covered {
+            self.unindexed.get_or_insert_with(|| (self.reader.stored(), Instant::now()));
+        }
         let step = match event {
             ReadEvent::Wal { timeline, start, data } => {
                 let end = Lsn(start.0 + data.len() as u64);
@@ -351,6 +353,7 @@ impl Archiver {
         let written = self.database.write_index(self.index.as_ref(), &place, archived).await?;
         self.indexed = Instant::now();
         self.segments_since = 0;
+        self.unindexed = None;
         match written {
             IndexWritten::Stored(index) => {
                 self.index = Some(index.clone());

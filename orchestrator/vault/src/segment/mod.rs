@@ -21,8 +21,6 @@ use crate::keys::{Position, SegmentKey, SegmentLine};
 use crate::log::walk::LogFacts;
 use crate::object::{Decoded, Encoding, Hash, Link, ObjectError, Subject};
 
-/// Objects at one place that are no segment of this log, before it is said that something is wrong with the vault.
-const MAX_COPIES: u8 = 16;
 /// Seals that one segment names at most.
 const MAX_TURNS: usize = 128;
 

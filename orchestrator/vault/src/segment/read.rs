@@ -1,7 +1,7 @@
 //! Reads WAL from segments where the chunks are gone. Which segments there are is known for sure before a byte is given:
 //! the index names the last one, and each names the one before it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -10,6 +10,7 @@ use holdfast_wal::Lsn;
 use super::{Segment, SegmentLink, check_segment};
 use crate::error::VaultError;
 use crate::fetch::{self, damaged, retrying};
+use crate::janitor::decide::Needs;
 use crate::keys::{Position, SegmentKey, SegmentLine};
 use crate::log::LogAccess;
 use crate::log::types::SealSummary;
@@ -21,8 +22,6 @@ use crate::store::{ListRequest, Object};
 const HEADERS_IN_FLIGHT: usize = 16;
 /// Keys of one page.
 const PAGE: usize = 1000;
-/// Versions of a key that are looked at for the one that is named.
-const MAX_VERSIONS: usize = 16;
 
 /// From where on segments are wanted.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +145,7 @@ impl LogAccess {
     pub(crate) async fn list_segments(&self, line: SegmentLine, start: Lsn) -> Result<Vec<SegmentKey>, VaultError> {
         let prefix = self.keys.segment_line(line);
         // A listing begins after a key.
-        let before = SegmentKey { line, start: Lsn(start.0.saturating_sub(1)), copy: u8::MAX };
+        let before = SegmentKey { line, start: Lsn(start.0.saturating_sub(1)), copy: u32::MAX };
         let (mut found, mut after) = (Vec::new(), self.keys.segment(before));
         loop {
             let request = ListRequest { prefix: &prefix, after: &after, limit: PAGE, folders: false };
@@ -156,6 +155,31 @@ impl LogAccess {
             match listing.entries.last() {
                 Some(last) if listing.more => after = last.key.clone(),
                 _ => return Ok(found),
+            }
+        }
+    }
+
+    /// The first segment, in the order of the log, that base backups need; none when it cannot be told.
+    pub(crate) async fn first_needed_segment(&self, needs: &Needs) -> Result<Option<SegmentKey>, VaultError> {
+        let mut segments = Vec::new();
+        for line in self.segment_lines().await? {
+            segments.extend(self.list_segments(line, Lsn(0)).await?);
+        }
+        Ok(needs.first_segment(&segments, self.facts.segment_size))
+    }
+
+    /// The copies that a listing shows where a segment is to stand: what may be none of this log.
+    pub(crate) async fn listed_copies(&self, first: SegmentKey) -> Result<HashSet<u32>, VaultError> {
+        let prefix = self.keys.segment(SegmentKey { copy: 0, ..first });
+        let (mut copies, mut after) = (HashSet::new(), String::new());
+        loop {
+            let request = ListRequest { prefix: &prefix, after: &after, limit: PAGE, folders: false };
+            let listing = retrying(|| self.store.list(request.clone())).await?;
+            let keys = listing.entries.iter().filter_map(|entry| self.keys.parse_segment(&entry.key));
+            copies.extend(keys.filter(|at| (at.line, at.start) == (first.line, first.start)).map(|at| at.copy));
+            match listing.entries.last() {
+                Some(last) if listing.more => after = last.key.clone(),
+                _ => return Ok(copies),
             }
         }
     }
@@ -170,7 +194,7 @@ impl LogAccess {
         if let Some(found) = retrying(|| self.store.get(&key)).await?.and_then(named) {
             return Ok(found);
         }
-        for version in fetch::real_versions(&*self.store, &key).await?.into_iter().take(MAX_VERSIONS) {
+        for version in fetch::real_versions(&*self.store, &key).await? {
             let object = retrying(|| self.store.get_version(&key, &version.id)).await?;
             if let Some(found) = object.and_then(named) {
                 tracing::warn!(key, "tampering: an older version of a segment is read");

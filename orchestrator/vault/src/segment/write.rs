@@ -1,9 +1,11 @@
 //! Stores one segment.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::compact::Ready;
-use super::{MAX_COPIES, Segment, SegmentLink, check_segment};
+use super::{Segment, SegmentLink, check_segment};
 use crate::error::VaultError;
 use crate::fetch::{self, damaged};
 use crate::keys::SegmentKey;
@@ -53,21 +55,30 @@ impl LogAccess {
         let sealing = tokio::task::spawn_blocking(move || seal(&me, &recipients, segment, pieces));
         let gone = |_| ObjectError::Open { reason: "the sealing thread ended".into() };
         let sealed = sealing.await.map_err(gone).flatten().map_err(damaged(&self.keys.segment(first)))?;
-        for copy in 0..MAX_COPIES {
+        // Where something else stands, it may be much: what is listed is looked at, and not tried with a whole segment.
+        let (mut copy, mut taken) = (0, None::<HashSet<u32>>);
+        loop {
             let at = SegmentKey { copy, ..first };
             let key = self.keys.segment(at);
-            let created = fetch::create_until_known(&*self.store, &key, sealed.object.clone()).await?;
-            let link = SegmentLink { at, hash: sealed.hash };
-            if created.is_stored() {
-                return Ok(Written::Stands { link, stored_bytes: sealed.object.len() as u64 });
+            if !taken.as_ref().is_some_and(|taken| taken.contains(&copy)) {
+                let created = fetch::create_until_known(&*self.store, &key, sealed.object.clone()).await?;
+                let link = SegmentLink { at, hash: sealed.hash };
+                if created.is_stored() {
+                    return Ok(Written::Stands { link, stored_bytes: sealed.object.len() as u64 });
+                }
             }
             match self.compare(at, &key, &sealed).await? {
                 Ok(written) => return Ok(written),
                 Err(error) => tracing::warn!(key, %error, "what stands at the key of a segment is passed over"),
             }
+            if taken.is_none() {
+                taken = Some(self.listed_copies(first).await?);
+            }
+            copy = copy.checked_add(1).ok_or_else(|| {
+                let reason = "no key is left for this segment: all are taken by others".to_owned();
+                damaged(&key)(ObjectError::Misplaced { reason })
+            })?;
         }
-        let reason = format!("{MAX_COPIES} objects stand there that are not this segment");
-        Err(VaultError::Damaged { key: self.keys.segment(first), error: ObjectError::Misplaced { reason } })
     }
 
     /// What stands where a segment was to be created.

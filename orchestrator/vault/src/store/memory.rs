@@ -322,28 +322,36 @@ impl State {
         }
     }
 
+    /// As S3 lists: the newest of each key first, and a page may end within a key.
     fn list_versions(&self, request: &VersionsRequest<'_>) -> VersionsPage {
         let mut page = VersionsPage::default();
-        for (key, versions) in self.keys.range(request.prefix.to_owned()..) {
-            if !key.starts_with(request.prefix) {
-                break;
+        let keys = self.keys.range(request.prefix.to_owned()..).take_while(|(key, _)| key.starts_with(request.prefix));
+        for (key, versions) in keys {
+            let newest_first = versions.iter().rev().enumerate();
+            // Of the key at which the page before ended, what comes after the version that it ended with.
+            let passed = match request.after {
+                Some(after) if *key < after.key => continue,
+                Some(after) if *key == after.key => {
+                    let last = versions.iter().rev().position(|v| Some(&v.id) == after.id.as_ref());
+                    last.map_or(versions.len(), |last| last + 1)
+                }
+                _ => 0,
+            };
+            for (n, v) in newest_first.skip(passed) {
+                if page.versions.len() >= request.limit {
+                    let last = page.versions.last();
+                    page.next = last.map(|last| VersionsMarker { key: last.key.clone(), id: Some(last.id.clone()) });
+                    return page;
+                }
+                page.versions.push(ListedVersion {
+                    key: key.clone(),
+                    id: v.id.clone(),
+                    is_delete_marker: v.bytes.is_none(),
+                    is_latest: n == 0,
+                    size: v.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+                    last_modified: Some(v.at),
+                });
             }
-            if request.after.is_some_and(|after| *key <= after.key) {
-                continue;
-            }
-            if !page.versions.is_empty() && page.versions.len() + versions.len() > request.limit {
-                page.next = page.versions.last().map(|last| VersionsMarker { key: last.key.clone(), id: None });
-                break;
-            }
-            let last = versions.len().saturating_sub(1);
-            page.versions.extend(versions.iter().enumerate().map(|(n, v)| ListedVersion {
-                key: key.clone(),
-                id: v.id.clone(),
-                is_delete_marker: v.bytes.is_none(),
-                is_latest: n == last,
-                size: v.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
-                last_modified: Some(v.at),
-            }));
         }
         page
     }

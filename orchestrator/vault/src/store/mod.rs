@@ -6,6 +6,7 @@ mod forbidden;
 mod hedge;
 mod http;
 mod memory;
+mod oldest;
 mod raw;
 mod s3;
 mod s3_forbidden;
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 
 pub use forbidden::{Answer, Forbidden};
 pub use memory::{MemoryStore, Toxics};
+pub(crate) use oldest::Oldest;
 pub(crate) use raw::{Asked, Get, Got, List, Put, Raw, Refusal, Reply, Sum, Tamper, seconds};
 pub use s3::S3Store;
 pub use url::UrlStore;
@@ -223,7 +225,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn get_front<'a>(&'a self, key: &'a str, len: u64) -> BoxFuture<'a, Result<Option<Object>, StoreError>>;
     /// Reads one version, whole.
     fn get_version<'a>(&'a self, key: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Object>, StoreError>>;
-    /// All versions of a key, the real ones oldest first. Where delete markers stand among them is not told.
+    /// All versions of a key, the real ones oldest first; of very many the oldest only, and of delete markers not all.
+    /// Where delete markers stand among them is not told.
     fn versions<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Vec<Version>, StoreError>>;
     /// A page of keys.
     fn list<'a>(&'a self, request: ListRequest<'a>) -> BoxFuture<'a, Result<Listing, StoreError>>;

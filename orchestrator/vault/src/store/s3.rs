@@ -23,12 +23,18 @@ use super::client::{self, DateReader, StoreClock, store_error};
 use super::hedge::Hedger;
 use super::{
     Answer, BucketFacts, Created, Entry, Forbidden, LifecycleFacts, ListRequest, ListedVersion, Listing, Lock, Object,
-    Retention, Store, StoreError, StoreErrorKind, Traffic, Version, VersionsMarker, VersionsPage, VersionsRequest,
+    Oldest, Retention, Store, StoreError, StoreErrorKind, Traffic, Version, VersionsMarker, VersionsPage,
+    VersionsRequest,
 };
 use crate::config::VaultConfig;
 use crate::error::VaultError;
+use crate::fetch::retrying;
 use crate::object::{MAX_BODY_LEN, MAX_HEADER_LEN};
 
+/// Versions of one page, which is what S3 gives at most.
+const PAGE: usize = 1000;
+/// A lock may end so many seconds before its retention is over: as long as a PUT may take.
+const MAX_SHORT: i64 = 60;
 /// The longest answer that is read into memory.
 const MAX_OBJECT_LEN: u64 = MAX_BODY_LEN + MAX_HEADER_LEN as u64 + 1024;
 
@@ -160,10 +166,18 @@ impl S3Store {
             Ok(_) => self.hedger.answered(len, began.elapsed(), by_the_second),
             Err(error) => self.hedger.failed(error.kind == StoreErrorKind::Throttled, Instant::now()),
         }
-        outcome
+        let (created, version) = outcome?;
+        if let (Created::Stored { at: Some(date) }, Some(version)) = (created, version)
+            && let Some(wanted) = fell_short(until.secs(), date, self.length_of(lock))
+        {
+            tracing::warn!(key, %wanted, "the store's clock is ahead of what this process took it for: a lock is made longer");
+            retrying(|| self.lock_until(key, &version, wanted)).await?;
+        }
+        Ok(created)
     }
 
-    async fn put_once(&self, key: &str, body: Bytes, until: DateTime) -> Result<Created, StoreError> {
+    /// Gives the version that was made, too.
+    async fn put_once(&self, key: &str, body: Bytes, until: DateTime) -> Result<(Created, Option<String>), StoreError> {
         // Of this very answer: others come in at the same time.
         let date = Arc::<StoreClock>::default();
         let request = self
@@ -180,8 +194,10 @@ impl S3Store {
             .customize()
             .interceptor(DateReader(date.clone()));
         match request.send().await {
-            Ok(_) => Ok(Created::Stored { at: date.date() }),
-            Err(SdkError::ServiceError(service)) if service.raw().status().as_u16() == 412 => Ok(Created::Exists),
+            Ok(output) => Ok((Created::Stored { at: date.date() }, output.version_id)),
+            Err(SdkError::ServiceError(service)) if service.raw().status().as_u16() == 412 => {
+                Ok((Created::Exists, None))
+            }
             Err(error) => Err(store_error("PutObject", &self.target(key), error)),
         }
     }
@@ -261,24 +277,25 @@ impl S3Store {
     }
 
     async fn all_versions(&self, key: &str) -> Result<Vec<Version>, StoreError> {
-        let request = self.client.list_object_versions().bucket(&self.bucket).prefix(key);
-        // Longer keys may begin with this one; versions of this one come first.
-        let outcome = request.send().await;
-        let output = self.failed("ListObjectVersions", key, outcome)?;
-        let seconds = |at: Option<&DateTime>| at.and_then(|at| Timestamp::from_second(at.secs()).ok());
-        let real = output.versions().iter().filter(|v| v.key() == Some(key)).map(|v| Version {
-            id: v.version_id().unwrap_or("null").to_owned(),
-            is_delete_marker: false,
-            last_modified: seconds(v.last_modified()),
-        });
-        let markers = output.delete_markers().iter().filter(|m| m.key() == Some(key)).map(|m| Version {
-            id: m.version_id().unwrap_or("null").to_owned(),
-            is_delete_marker: true,
-            last_modified: seconds(m.last_modified()),
-        });
-        // S3 lists the newest first.
-        let mut versions: Vec<Version> = real.chain(markers).collect();
-        versions.reverse();
+        // S3 lists the newest first, a thousand a page: whoever puts a thousand over the object must not push it out of sight.
+        let (mut real, mut markers) = (Oldest::default(), Oldest::default());
+        let mut after: Option<VersionsMarker> = None;
+        loop {
+            let request = VersionsRequest { prefix: key, after: after.as_ref(), limit: PAGE };
+            let page = self.versions_page(request).await?;
+            // Longer keys may begin with this one; versions of this one come first.
+            for version in page.versions.into_iter().filter(|version| version.key == key) {
+                let ListedVersion { id, is_delete_marker, last_modified, .. } = version;
+                let kept = if is_delete_marker { &mut markers } else { &mut real };
+                kept.push(last_modified, Version { id, is_delete_marker, last_modified });
+            }
+            match page.next {
+                Some(next) if next.key.as_str() <= key => after = Some(next),
+                _ => break,
+            }
+        }
+        let mut versions = markers.into_vec();
+        versions.extend(real.into_vec());
         versions.sort_by_key(|version| version.last_modified);
         Ok(versions)
     }
@@ -314,17 +331,22 @@ impl S3Store {
         });
         let mut versions: Vec<ListedVersion> = real.chain(markers).collect();
         versions.sort_by(|a, b| a.key.cmp(&b.key));
-        let marker = || {
-            let (key, id) = (output.next_key_marker(), output.next_version_id_marker());
-            let id = id.filter(|id| !id.is_empty()).map(str::to_owned);
-            match (key, versions.last()) {
-                (Some(key), _) => Some(VersionsMarker { key: key.to_owned(), id }),
-                (None, Some(last)) => Some(VersionsMarker { key: last.key.clone(), id: None }),
-                (None, None) => None,
-            }
-        };
-        let next = if output.is_truncated() == Some(true) { marker() } else { None };
-        Ok(VersionsPage { versions, next })
+        if output.is_truncated() != Some(true) {
+            return Ok(VersionsPage { versions, next: None });
+        }
+        let id = output.next_version_id_marker().filter(|id| !id.is_empty()).map(str::to_owned);
+        let next = output.next_key_marker().map(|key| VersionsMarker { key: key.to_owned(), id });
+        // A page that does not say where the next one begins hides versions: what was listed first is then the newest.
+        let last = versions.last().map(|last| &last.key);
+        let goes_on = next.as_ref().is_some_and(|next| {
+            let inside = next.id.is_none() && Some(&next.key) == last;
+            !inside && request.after != Some(next)
+        });
+        if goes_on {
+            return Ok(VersionsPage { versions, next });
+        }
+        let detail = "the listing is cut short and does not say where it goes on";
+        Err(self.error(StoreErrorKind::Other, "ListObjectVersions", request.prefix, detail))
     }
 
     async fn lock_until(&self, key: &str, id: &str, until: Timestamp) -> Result<(), StoreError> {
@@ -386,11 +408,18 @@ impl S3Store {
 
     async fn delete_refused(&self, key: &str, id: &str) -> Result<bool, StoreError> {
         let request = self.client.delete_object().bucket(&self.bucket).key(key).version_id(id);
-        match request.send().await {
-            Ok(_) => Ok(true),
-            Err(SdkError::ServiceError(service)) if (400..500).contains(&service.raw().status().as_u16()) => Ok(false),
-            Err(error) => Err(store_error("DeleteObject", &self.target(key), error)),
-        }
+        let answer = match request.send().await {
+            Ok(_) => return Ok(true),
+            Err(SdkError::ServiceError(service)) => {
+                let (status, code) = (service.raw().status().as_u16(), service.err().code().unwrap_or_default());
+                match refusal(status, code) {
+                    Some(refused) => return Ok(!refused),
+                    None => SdkError::ServiceError(service),
+                }
+            }
+            Err(error) => error,
+        };
+        Err(store_error("DeleteObject", &self.target(key), answer))
     }
 
     async fn facts(&self) -> Result<BucketFacts, StoreError> {
@@ -409,6 +438,24 @@ impl S3Store {
             Err(error) => return Err(store_error("GetObjectLockConfiguration", &self.target(""), error)),
         };
         Ok(BucketFacts { versioning, object_lock, now: self.clock.now() })
+    }
+}
+
+/// Until when an object is to be locked that was made at `date`, if its lock ends well before that: a machine that was
+/// suspended knows a time of the store that is too early, because the clock that measures stood still with it.
+fn fell_short(until: i64, date: Timestamp, retention: Duration) -> Option<Timestamp> {
+    let wanted = date.checked_add(retention).ok()?;
+    (wanted.as_second() - until > MAX_SHORT).then_some(wanted)
+}
+
+/// What an error says of the deletion of a version: refused, there is nothing to delete, or (none) neither: credentials that
+/// are not accepted and a bucket that is not there have refused nothing.
+fn refusal(status: u16, code: &str) -> Option<bool> {
+    match (status, code) {
+        (404, "NoSuchVersion" | "NoSuchKey") => Some(false),
+        // What stores say of a lock where S3 says 403 AccessDenied.
+        (400 | 405 | 409, "InvalidRequest" | "MethodNotAllowed" | "ObjectLocked") => Some(true),
+        _ => (client::kind_of(status, code) == StoreErrorKind::Denied).then_some(true),
     }
 }
 
@@ -494,5 +541,38 @@ impl Store for S3Store {
 
     fn bucket(&self) -> BoxFuture<'_, Result<BucketFacts, StoreError>> {
         self.facts().boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_a_suspended_machine_cut_short_is_made_up_for() {
+        let (date, week) = (Timestamp::from_second(1_000_000).unwrap(), Duration::from_secs(7 * 24 * 60 * 60));
+        let asked = |seconds_late: i64| 1_000_000 - seconds_late + 7 * 24 * 60 * 60;
+        assert_eq!(fell_short(asked(0), date, week), None);
+        assert_eq!(fell_short(asked(60), date, week), None, "the request itself may have taken that long");
+        assert_eq!(fell_short(asked(61), date, week), Some(date + week));
+        assert_eq!(fell_short(asked(-9999), date, week), None, "too long is long enough");
+    }
+
+    #[test]
+    fn only_a_refusal_is_one() {
+        for (status, code, expected) in [
+            (403, "AccessDenied", Some(true)),
+            (400, "InvalidRequest", Some(true)),
+            (404, "NoSuchVersion", Some(false)),
+            (403, "InvalidAccessKeyId", None),
+            (403, "RequestTimeTooSkewed", None),
+            (400, "ExpiredToken", None),
+            (404, "NoSuchBucket", None),
+            (429, "TooManyRequests", None),
+            (503, "SlowDown", None),
+            (400, "RequestTimeout", None),
+        ] {
+            assert_eq!(refusal(status, code), expected, "{status} {code}");
+        }
     }
 }

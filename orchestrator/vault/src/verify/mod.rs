@@ -1,16 +1,20 @@
 //! The scrub: looks at every object of a database and says what is wrong with which, and what it costs.
 //!
-//! [`Verifier`] goes through the log, the segments, the indexes and the backups in the order of their keys, in steps of a
-//! budget, and can go on another day from its [`VerifyState`]. It checks chain, signatures, digests, versions and locks, and,
+//! [`Verifier`] goes through the log, the segments, the indexes, the backups and the identity in the order of their keys, in
+//! steps of a budget, and can go on another day from its [`VerifyState`]; [`crate::Vault::verify_shared`] goes through what
+//! belongs to no database. They check chain, signatures, writers, digests, versions and locks, and,
 //! with an identity, decrypts and decompresses. Every header is always read; of the bodies a sample can be enough.
 //! [`cost`] turns what it found into lost moments.
 
 mod backups;
 mod chain;
 pub(crate) mod cost;
+mod indexes;
 mod inspect;
+mod locks;
 mod report;
 mod segments;
+mod shared;
 
 use std::time::Instant;
 
@@ -24,16 +28,23 @@ use serde::{Deserialize, Serialize};
 use self::backups::Backups;
 use self::chain::{Chain, LogObject};
 use self::cost::{Recovery, Span};
+use self::indexes::Indexes;
 use self::inspect::{Look, Seen, inspect};
+use self::locks::{Locked, Needed};
 pub use self::report::{Finding, FindingKind, Moment, Moments, Totals, Verdict};
 use self::segments::Segments;
+pub use self::shared::SharedVerdict;
 use crate::backup;
-use crate::catalogue::{KeyKind, KeyWalk};
+use crate::catalogue::{KeyKind, KeyWalk, ListedKey};
 use crate::database::DatabaseVault;
 use crate::error::VaultError;
 use crate::fetch::retrying;
+use crate::janitor::decide::Needs;
 use crate::log::LogAccess;
+use crate::log::index::StoredIndex;
+use crate::object::{ObjectError, Subject};
 use crate::seal::Identities;
+use crate::store::Lock;
 
 /// Bytes of objects that are held at the same time, unless one object alone is bigger.
 const MAX_HELD_BYTES: u64 = 48 * 1024 * 1024;
@@ -79,6 +90,7 @@ enum Phase {
     Segments,
     Indexes,
     Backups,
+    Identity,
     Done,
 }
 
@@ -93,7 +105,11 @@ pub struct VerifyState {
     after: Option<String>,
     chain: Chain,
     segments: Segments,
+    #[serde(default)]
+    indexes: Indexes,
     backups: Backups,
+    #[serde(default)]
+    needed: Needed,
     findings: Vec<Finding>,
     totals: Totals,
 }
@@ -113,6 +129,37 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
+/// What a recovery with the newest base backup needs, for ever.
+async fn needed(
+    database: &DatabaseVault,
+    access: &LogAccess,
+    newest: Option<&StoredIndex>,
+) -> Result<Needed, VaultError> {
+    let backup = database.backups().await?.pop();
+    let needs = Needs { kept: backup.iter().map(|backup| (backup.meta.start, backup.meta.timeline)).collect() };
+    Ok(Needed {
+        covered: newest.and_then(|index| index.index.archived.as_ref()).map(|place| place.at),
+        segment: access.first_needed_segment(&needs).await?,
+        backup: backup.map(|backup| backup.meta.id),
+        index: newest.map(|index| index.index.n),
+    })
+}
+
+/// Somebody hid or overwrote it.
+fn tampered(listed: &ListedKey) -> Option<Finding> {
+    let detail = || format!("{} newer versions, {} delete markers", listed.newer_versions, listed.delete_markers);
+    listed.tampered().then(|| Finding::new(&listed.key, FindingKind::Tampered, detail()))
+}
+
+fn count(totals: &mut Totals, seen: &Seen) {
+    totals.objects += 1;
+    totals.bodies += u64::from(seen.whole);
+    totals.opened += u64::from(seen.opened);
+    totals.locks += u64::from(seen.lock.is_some());
+    totals.bytes += seen.bytes;
+    totals.requests += seen.requests;
+}
+
 impl Verifier {
     /// A scrub from the beginning. With `identities` bodies are opened too.
     ///
@@ -124,14 +171,18 @@ impl Verifier {
         options: VerifyOptions,
     ) -> Result<Verifier, VaultError> {
         let access = database.access().await?;
-        let archived = access.newest_index().await?.and_then(|index| index.segments_end());
+        let newest = access.newest_index().await?;
+        let archived = newest.as_ref().and_then(StoredIndex::segments_end);
+        let needed = needed(database, &access, newest.as_ref()).await?;
         let state = VerifyState {
             database: database.name().to_owned(),
             phase: Phase::Log,
             after: None,
             chain: Chain::begin(&access.genesis(), database.keys.log(), archived),
             segments: Segments::default(),
+            indexes: Indexes::default(),
             backups: Backups::default(),
+            needed,
             findings: Vec::new(),
             totals: Totals::default(),
         };
@@ -207,6 +258,7 @@ impl Verifier {
             Phase::Segments => keys.segments(),
             Phase::Indexes => keys.indexes(),
             Phase::Backups => keys.backups(),
+            Phase::Identity => keys.identity(),
             Phase::Done => return Ok(true),
         };
         let locks = self.options.locks && retrying(|| store.bucket()).await?.object_lock;
@@ -247,7 +299,7 @@ impl Verifier {
     }
 
     async fn absorb(&mut self, seen: Seen) -> Result<(), VaultError> {
-        self.count(&seen);
+        count(&mut self.state.totals, &seen);
         let key = seen.listed.key.clone();
         self.touched(&seen);
         let decoded = seen.decoded.as_ref().map_err(Clone::clone);
@@ -273,6 +325,22 @@ impl Verifier {
                 let (state, keys) = (&mut self.state, &self.database.keys);
                 state.backups.end(keys, &mut state.findings);
             }
+            KeyKind::Index { .. } => {
+                state.indexes.meet(&self.access.facts, keys, &key, decoded, &mut state.findings);
+            }
+            KeyKind::Identity { database } => {
+                let trust = &self.database.vault.trust;
+                let checked =
+                    decoded.and_then(|decoded| match decoded.header.subject == (Subject::Identity { database }) {
+                        true => trust.check(decoded),
+                        false => {
+                            Err(ObjectError::Misplaced { reason: "it is not the identity of this database".into() })
+                        }
+                    });
+                if let Err(error) = checked {
+                    state.findings.push(Finding::new(&key, FindingKind::of(&error), error.to_string()));
+                }
+            }
             _ => {
                 if let Err(error) = decoded {
                     state.findings.push(Finding::new(&key, FindingKind::of(&error), error.to_string()));
@@ -283,38 +351,29 @@ impl Verifier {
         Ok(())
     }
 
-    fn count(&mut self, seen: &Seen) {
-        let totals = &mut self.state.totals;
-        totals.objects += 1;
-        totals.bodies += u64::from(seen.whole);
-        totals.opened += u64::from(seen.opened);
-        totals.locks += u64::from(seen.lock.is_some());
-        totals.bytes += seen.bytes;
-        totals.requests += seen.requests;
-    }
-
     /// Versions and lock.
     fn touched(&mut self, seen: &Seen) {
         let listed = &seen.listed;
-        if listed.tampered() {
-            let detail = format!("{} newer versions, {} delete markers", listed.newer_versions, listed.delete_markers);
-            self.state.findings.push(Finding::new(&listed.key, FindingKind::Tampered, detail));
-        }
-        let now = self.access.store.now();
-        let problem = match &seen.lock {
-            Some(None) => "no retention".to_owned(),
-            Some(Some(lock)) if !lock.compliance => "its retention is not in COMPLIANCE mode".to_owned(),
-            // What segments have taken the place of may go.
-            Some(Some(lock)) if now.is_some_and(|now| lock.until <= now) && !self.is_archived(&listed.key) => {
-                format!("its lock ended at {}", lock.until)
+        self.state.findings.extend(tampered(listed));
+        let Some(lock) = &seen.lock else { return };
+        let kind = self.database.vault.kind(&listed.key);
+        let chunk = |decoded: &crate::object::Decoded| matches!(decoded.header.subject, Subject::Chunk(_));
+        let short = matches!(kind, KeyKind::Log { .. }) && seen.decoded.as_ref().map_or(true, chunk);
+        let what = match &kind {
+            KeyKind::Identity { .. } => Locked::Identity,
+            KeyKind::Log { at, .. } => Locked::Log(*at),
+            KeyKind::Segment { .. } => {
+                self.database.keys.parse_segment(&listed.key).map_or(Locked::Other, Locked::Segment)
             }
-            _ => return,
+            KeyKind::Index { n, .. } => Locked::Index(*n),
+            KeyKind::BackupPart { backup, .. } | KeyKind::BackupManifest { backup, .. } => Locked::Backup(backup),
+            _ => Locked::Other,
         };
-        self.state.findings.push(Finding::new(&listed.key, FindingKind::Unlocked, problem));
-    }
-
-    fn is_archived(&self, key: &str) -> bool {
-        self.database.keys.parse(key).is_some_and(|at| at.start < self.state.chain.archived)
+        let store = &self.access.store;
+        let promised = (listed.stored, store.lock_length(if short { Lock::Short } else { Lock::Long }));
+        if let Some(problem) = self.state.needed.problem(what, lock.as_ref(), promised, store.now()) {
+            self.state.findings.push(Finding::new(&listed.key, FindingKind::Unlocked, problem));
+        }
     }
 
     async fn begin_backup(&mut self, id: &str) -> Result<(), VaultError> {
@@ -343,10 +402,11 @@ impl Verifier {
             }
             Phase::Segments => Phase::Indexes,
             Phase::Indexes => Phase::Backups,
-            Phase::Backups | Phase::Done => {
+            Phase::Backups => {
                 state.backups.end(&self.database.keys, &mut state.findings);
-                Phase::Done
+                Phase::Identity
             }
+            Phase::Identity | Phase::Done => Phase::Done,
         };
     }
 

@@ -3,6 +3,8 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod faulty;
+
 use std::time::Duration;
 
 use aws_sdk_s3::Client;

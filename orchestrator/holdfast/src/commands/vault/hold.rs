@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{Failed, Output, Printed, Where, print_json, progress};
+use super::{DatabaseProblem, Failed, Output, Printed, Where, print_json, progress};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -85,7 +85,16 @@ impl Hold {
         };
         let mut all = Held::default();
         for name in names {
-            let held = vault.database(&name)?.hold_recovery(keep).await?;
+            let held = async { vault.database(&name)?.hold_recovery(keep).await };
+            let held = match held.await {
+                Ok(held) => held,
+                // The locks of the others do not wait for it.
+                Err(error) => {
+                    all.failed += 1;
+                    all.failures.push(DatabaseProblem::of_one(&name, error)?.line());
+                    continue;
+                }
+            };
             all.until = all.until.into_iter().chain(held.until).min();
             (all.extended, all.already, all.failed) =
                 (all.extended + held.extended, all.already + held.already, all.failed + held.failed);

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use holdfast_vault::janitor::Sweep;
-use holdfast_vault::janitor::decide::Verdict;
+use holdfast_vault::janitor::decide::{Kept, Verdict};
 use holdfast_vault::store::S3Store;
 use holdfast_vault::{CredentialsSource, VaultConfig};
 use serde::Serialize;
 
-use super::{Output, Table, Where, bytes_text, print_json, progress};
+use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, print_json, progress};
 
 /// Delete what has expired: the only command that deletes anything in a vault.
 ///
@@ -19,10 +19,13 @@ use super::{Output, Table, Where, bytes_text, print_json, progress};
 /// marker. Only the store's clock is asked.
 ///
 /// Run it away from the primary site, daily, with credentials that may delete versions and nothing else; what it must
-/// read it reads with the vault's other credentials.
+/// read it reads with the vault's other credentials. It needs to know which writers to believe: those of the Vault object,
+/// or --writers. Exit code 1 when something was refused, touched by somebody or unreadable, or a database could not be
+/// looked at; the rest is done all the same.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  holdfast vault janitor --vault hospital -n hospital --dry-run\n  \
-    holdfast vault janitor --bucket vault --credentials /etc/holdfast/reader --delete-credentials /etc/holdfast/janitor")]
+    holdfast vault janitor --bucket vault --writers /etc/holdfast/writers.yaml \\\n      \
+    --credentials /etc/holdfast/reader --delete-credentials /etc/holdfast/janitor")]
 pub(crate) struct Janitor {
     /// Only this database.
     #[arg(long, value_name = "NAME")]
@@ -34,17 +37,28 @@ pub(crate) struct Janitor {
     /// vault's own credentials are used.
     #[arg(long, value_name = "DIR")]
     delete_credentials: Option<PathBuf>,
+    /// Run although no writers are named: then an index and segments by whoever can write to the bucket say which chunks
+    /// may go.
+    #[arg(long)]
+    trust_anyone: bool,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
     databases: Vec<Sweep>,
+    /// Databases that were not looked at to the end.
+    problems: Vec<DatabaseProblem>,
 }
 
 impl Janitor {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
         let vault = place.open().await?;
+        if vault.trust().is_anyone() && !self.trust_anyone {
+            let what = "no writers are named: whoever can write to this vault could say what is to be deleted";
+            let to_do = "give --writers FILE (or list them in the Vault object), or --trust-anyone";
+            return Err(Failed::new(what, "", to_do).into());
+        }
         let config = place.config().await?;
         let credentials = match &self.delete_credentials {
             Some(folder) => CredentialsSource::Directory(folder.clone()),
@@ -56,23 +70,33 @@ impl Janitor {
             None => vault.databases().await?,
         };
         let bar = progress(place.output, None, "looking at objects");
-        let mut report = Report { databases: Vec::new() };
+        let mut report = Report { databases: Vec::new(), problems: Vec::new() };
         for name in names {
             let say = |looked: u64, deleted: u64| {
                 bar.set_position(looked);
                 bar.set_message(format!("of {name}, {deleted} to delete"));
             };
-            let sweep = vault.database(&name)?.sweep(&deleter, self.dry_run, &say).await?;
-            report.databases.push(sweep);
+            let swept = async { vault.database(&name)?.sweep(&deleter, self.dry_run, &say).await };
+            match swept.await {
+                Ok(sweep) => report.databases.push(sweep),
+                Err(error) => report.problems.push(DatabaseProblem::of_one(&name, error)?),
+            }
         }
         bar.finish_and_clear();
         match place.output {
-            Output::Json => print_json(&report),
+            Output::Json => print_json(&report)?,
             Output::Table => {
                 report.databases.iter().for_each(print);
-                Ok(())
+                report.problems.iter().for_each(DatabaseProblem::print);
             }
         }
+        if report.needs_a_look() { Err(Printed.into()) } else { Ok(()) }
+    }
+}
+
+impl Report {
+    fn needs_a_look(&self) -> bool {
+        !self.problems.is_empty() || !self.databases.iter().all(Sweep::is_clean)
     }
 }
 
@@ -87,10 +111,7 @@ fn print(sweep: &Sweep) {
     let (objects, bytes) = sweep.deleted();
     let done = if sweep.dry_run { "would be deleted" } else { "deleted" };
     println!("{}: {objects} objects, {} {done}; {} requests", sweep.database, bytes_text(bytes), sweep.requests);
-    let refused = |row: &&holdfast_vault::janitor::Row| {
-        matches!(row.verdict, Verdict::Keep(holdfast_vault::janitor::decide::Kept::Refused))
-    };
-    if sweep.rows.iter().any(|row| refused(&row)) {
+    if sweep.rows.iter().any(|row| row.verdict == Verdict::Keep(Kept::Refused)) {
         println!(
             "what to do: the store refused to delete; grant s3:DeleteObjectVersion on this prefix to --delete-credentials"
         );
@@ -100,5 +121,34 @@ fn print(sweep: &Sweep) {
     }
     for key in &sweep.unreadable {
         println!("not what its key says: {key}; look at it with `holdfast vault show {key}`");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        place: Where,
+        #[command(flatten)]
+        janitor: Janitor,
+    }
+
+    async fn needs_writers(more: &[&str]) -> bool {
+        let line = ["holdfast", "--store", "file:///tmp", "--prefix", "none/such"].iter().chain(more);
+        let line = Line::try_parse_from(line).unwrap();
+        let ended = line.janitor.run(&line.place).await;
+        ended.is_err_and(|error| error.to_string().contains("no writers are named"))
+    }
+
+    #[tokio::test]
+    async fn it_does_not_run_on_anybodys_word() {
+        let writer = holdfast_vault::WriterKey::generate().public().to_string();
+        assert!(needs_writers(&[]).await);
+        assert!(!needs_writers(&["--writer", &writer]).await);
+        assert!(!needs_writers(&["--trust-anyone"]).await);
     }
 }

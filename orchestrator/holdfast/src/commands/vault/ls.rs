@@ -1,11 +1,11 @@
 //! `holdfast vault ls`: what is in a vault.
 
 use clap::Args;
-use holdfast_vault::{DatabaseVault, VaultError};
+use holdfast_vault::{BackupList, DatabaseVault, VaultError};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Failed, Output, Printed, Table, Where, bytes_text, print_json};
+use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, print_json};
 
 /// List the databases of a vault: how far each log goes, and what it can be restored to.
 ///
@@ -31,7 +31,8 @@ pub(crate) struct Ls {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Line {
-    database: String,
+    #[serde(skip)]
+    name: String,
     #[serde(flatten)]
     found: Found,
 }
@@ -40,12 +41,13 @@ struct Line {
 #[serde(rename_all = "camelCase", untagged)]
 enum Found {
     Database(Box<Database>),
-    Problem { problem: String, to_do: String },
+    Problem(DatabaseProblem),
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Database {
+    database: String,
     system_id: String,
     tip: String,
     timeline: u32,
@@ -54,6 +56,9 @@ struct Database {
     /// A takeover that has not promoted.
     pending_takeover: bool,
     backups: usize,
+    /// Manifests that do not count, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    backups_left_out: Vec<String>,
     newest_backup: Option<String>,
     /// The end of the oldest backup.
     oldest_restorable: Option<Restorable>,
@@ -83,16 +88,14 @@ impl Ls {
             return Err(Failed::new("there is no database in this vault", vault.root(), to_do).into());
         }
         let mut lines = Vec::new();
-        for database in names {
-            let found = match look(&vault.database(&database)?).await {
+        for name in names {
+            let found = async { look(&vault.database(&name)?).await };
+            let found = match found.await {
                 Ok(found) => Found::Database(Box::new(found)),
                 // The others are worth seeing.
-                Err(error @ (VaultError::Damaged { .. } | VaultError::UnknownDatabase { .. })) => {
-                    Found::Problem { problem: error.to_string(), to_do: error.hint().to_owned() }
-                }
-                Err(error) => return Err(error.into()),
+                Err(error) => Found::Problem(DatabaseProblem::of_one(&name, error)?),
             };
-            lines.push(Line { database, found });
+            lines.push(Line { name, found });
         }
         print_databases(place.output, &lines)
     }
@@ -137,9 +140,10 @@ impl Ls {
 async fn look(database: &DatabaseVault) -> Result<Database, VaultError> {
     let unknown = || VaultError::UnknownDatabase { name: database.name().to_owned() };
     let identity = database.identity().await?.ok_or_else(unknown)?;
-    let (tip, backups) = (database.tip().await?, database.backups().await?);
+    let (tip, BackupList { complete: backups, left_out }) = (database.tip().await?, database.backup_list().await?);
     let oldest = backups.iter().min_by_key(|backup| backup.end);
     Ok(Database {
+        database: database.name().to_owned(),
         system_id: identity.system_id.to_string(),
         tip: tip.tip.to_string(),
         timeline: tip.timeline.0,
@@ -147,6 +151,7 @@ async fn look(database: &DatabaseVault) -> Result<Database, VaultError> {
         epoch_opened_by: tip.last_seal.as_ref().map(|seal| format!("{} of {}", seal.kind, seal.by)),
         pending_takeover: tip.pending().is_some(),
         backups: backups.len(),
+        backups_left_out: left_out.into_iter().map(|(_, error)| error.to_string()).collect(),
         newest_backup: backups.last().map(|backup| backup.meta.id.clone()),
         oldest_restorable: oldest.map(|backup| Restorable {
             backup: backup.meta.id.clone(),
@@ -162,7 +167,7 @@ fn print_databases(output: Output, lines: &[Line]) -> anyhow::Result<()> {
     } else {
         let mut table = Table::new(&["DATABASE", "TIP", "TIMELINE", "EPOCH", "BACKUPS", "OLDEST MOMENT", "SYSTEM"]);
         for line in lines {
-            let name = line.database.clone();
+            let name = line.name.clone();
             let dash = || "-".to_owned();
             match &line.found {
                 Found::Database(found) => {
@@ -173,19 +178,24 @@ fn print_databases(output: Output, lines: &[Line]) -> anyhow::Result<()> {
                     let (timeline, backups) = (found.timeline.to_string(), found.backups.to_string());
                     table.row([name, found.tip.clone(), timeline, epoch, backups, oldest, found.system_id.clone()]);
                 }
-                Found::Problem { .. } => table.row([name, dash(), dash(), dash(), dash(), dash(), dash()]),
+                Found::Problem(_) => table.row([name, dash(), dash(), dash(), dash(), dash(), dash()]),
             }
         }
         print!("{table}");
     }
     let mut damaged = false;
     for line in lines {
-        if let Found::Problem { problem, to_do } = &line.found {
-            damaged = true;
-            let failed = Failed::new(problem, format!("database {}", line.database), to_do);
-            if output == Output::Table {
-                eprintln!("holdfast: {failed}");
+        match &line.found {
+            Found::Problem(problem) => {
+                damaged = true;
+                if output == Output::Table {
+                    problem.print();
+                }
             }
+            Found::Database(found) if output == Output::Table => {
+                found.backups_left_out.iter().for_each(|why| eprintln!("holdfast: a base backup is left out: {why}"));
+            }
+            Found::Database(_) => {}
         }
     }
     if damaged { Err(Printed.into()) } else { Ok(()) }

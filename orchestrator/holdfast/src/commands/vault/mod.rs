@@ -15,7 +15,7 @@ mod verify;
 
 use clap::{Args, Subcommand};
 
-pub(crate) use output::{Failed, Output, Printed, Table, bytes_text, print_json, progress, report};
+pub(crate) use output::{DatabaseProblem, Failed, Output, Printed, Table, bytes_text, print_json, progress, report};
 pub(crate) use place::Where;
 
 /// Look into a vault, check it, copy it.

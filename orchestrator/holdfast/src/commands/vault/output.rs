@@ -115,6 +115,44 @@ impl fmt::Display for Failed {
     }
 }
 
+/// What is wrong with one database; the others are looked at all the same.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DatabaseProblem {
+    database: String,
+    problem: String,
+    to_do: String,
+}
+
+impl DatabaseProblem {
+    /// # Errors
+    /// The error itself, when it is none of this database alone: the rest would fail as well.
+    pub(crate) fn of_one(database: &str, error: VaultError) -> Result<DatabaseProblem, VaultError> {
+        let (problem, to_do) = match &error {
+            VaultError::Store(_) | VaultError::BadConfig { .. } | VaultError::BadKey { .. } => return Err(error),
+            // Nobody but a person with other means can have put it there.
+            VaultError::BadName { .. } => {
+                let to_do =
+                    "look at what stands below it with `holdfast vault ls --long`, and find out who put it there";
+                (error.to_string(), to_do)
+            }
+            _ => (error.to_string(), error.hint()),
+        };
+        Ok(DatabaseProblem { database: database.to_owned(), problem, to_do: to_do.to_owned() })
+    }
+
+    /// On standard error.
+    pub(crate) fn print(&self) {
+        let failed = Failed::new(&self.problem, format!("database {}", self.database), &self.to_do);
+        eprintln!("holdfast: {failed}");
+    }
+
+    /// In one line.
+    pub(crate) fn line(&self) -> String {
+        format!("database {}: {}; what to do: {}", self.database, self.problem, self.to_do)
+    }
+}
+
 /// The error was printed already.
 #[derive(Debug, thiserror::Error)]
 #[error("printed already")]
@@ -185,6 +223,19 @@ mod tests {
         {
             assert_eq!(bytes_text(bytes), text);
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_database_stops_no_other() {
+        let name = |name: &str| VaultError::BadName { what: "a database", name: name.to_owned() };
+        let damaged = VaultError::Damaged { key: "p/v1/k".into(), error: ObjectError::Signature };
+        for error in [name("A B"), VaultError::UnknownDatabase { name: "junk".into() }, damaged] {
+            let problem = DatabaseProblem::of_one("junk", error).unwrap();
+            assert!(problem.line().starts_with("database junk: ") && !problem.to_do.is_empty(), "{problem:?}");
+        }
+        let (kind, detail) = (holdfast_vault::StoreErrorKind::Denied, String::new());
+        let away = holdfast_vault::StoreError { kind, operation: "GetObject", target: "b".into(), detail };
+        assert!(DatabaseProblem::of_one("junk", away.into()).is_err(), "the others would fail as well");
     }
 
     #[test]

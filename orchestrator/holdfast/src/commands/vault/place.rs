@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use holdfast_operator::vault_access::{self, ClusterVault};
-use holdfast_vault::{CredentialsSource, Identities, Recipients, Vault, VaultConfig};
+use holdfast_vault::{
+    CredentialsSource, DEFAULT_CHUNK_RETENTION_DAYS, Identities, Recipients, TrustedWriter, Vault, VaultConfig,
+};
 use url::Url;
 
 use super::output::{Failed, Output};
@@ -47,9 +49,23 @@ pub(crate) struct Where {
     /// A file of age identities (AGE-SECRET-KEY-1...) that decrypt.
     #[arg(long, global = true, value_name = "FILE")]
     identity: Option<PathBuf>,
+    /// Believe this writer: its public key (holdfast-writer1...), or NAME=KEY; once for each. Without --writer and --writers
+    /// whoever can write to the bucket is believed. A Vault object has its own list.
+    #[arg(long, global = true, value_name = "[NAME=]KEY", value_parser = writer, conflicts_with = "vault")]
+    writer: Vec<TrustedWriter>,
+    /// A YAML or JSON file with the writers to believe, as they stand under `writers` in a Vault: name, publicKey, and
+    /// notAfter for a key that was revoked.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "vault")]
+    writers: Option<PathBuf>,
+    /// A file with the site's writer key (HOLDFAST-WRITER-KEY-1...), which vouches for what is written.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "vault")]
+    writer_key: Option<PathBuf>,
     /// For how many days a new object is locked.
     #[arg(long, global = true, value_name = "DAYS", default_value_t = 90, hide = true)]
     retention_days: u32,
+    /// For how many days a chunk of the log is locked: as all others who use this vault have it.
+    #[arg(long, global = true, value_name = "DAYS", default_value_t = DEFAULT_CHUNK_RETENTION_DAYS, conflicts_with = "vault")]
+    chunk_retention_days: u32,
     /// How to print.
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table", help_heading = "Output")]
     pub(crate) output: Output,
@@ -121,22 +137,47 @@ impl Where {
     }
 
     fn own_config(&self) -> anyhow::Result<VaultConfig> {
-        if let Some(url) = &self.store {
-            let config = VaultConfig::new(url.as_str(), CredentialsSource::Environment);
-            return Ok(VaultConfig { url: Some(url.clone()), prefix: self.prefix.clone(), ..config });
-        }
-        let Some(bucket) = &self.bucket else {
-            let to_do = "give --vault NAME -n NAMESPACE, or --bucket NAME, or --store URL";
-            return Err(Failed::new("no vault is named", "", to_do).into());
+        let config = match (&self.store, &self.bucket) {
+            (Some(url), _) => {
+                let config = VaultConfig::new(url.as_str(), CredentialsSource::Environment);
+                VaultConfig { url: Some(url.clone()), ..config }
+            }
+            (None, Some(bucket)) => VaultConfig {
+                endpoint: self.endpoint()?,
+                region: self.region.clone(),
+                retention_days: self.retention_days,
+                ca_bundle: self.ca_bundle()?,
+                ..VaultConfig::new(bucket, self.credentials_source()?)
+            },
+            (None, None) => {
+                let to_do = "give --vault NAME -n NAMESPACE, or --bucket NAME, or --store URL";
+                return Err(Failed::new("no vault is named", "", to_do).into());
+            }
         };
         Ok(VaultConfig {
-            endpoint: self.endpoint()?,
-            region: self.region.clone(),
             prefix: self.prefix.clone(),
-            retention_days: self.retention_days,
-            ca_bundle: self.ca_bundle()?,
-            ..VaultConfig::new(bucket, self.credentials_source()?)
+            chunk_retention_days: self.chunk_retention_days,
+            writers: self.trusted_writers()?,
+            writer_key_file: self.writer_key.clone(),
+            ..config
         })
+    }
+
+    fn trusted_writers(&self) -> anyhow::Result<Vec<TrustedWriter>> {
+        let mut writers = self.writer.clone();
+        if let Some(file) = &self.writers {
+            let place = || file.display().to_string();
+            let to_do = "give a list with name, publicKey and perhaps notAfter for each, as under `writers` in a Vault";
+            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", place()))?;
+            let listed: Vec<TrustedWriter> = serde_norway::from_str(&text)
+                .map_err(|error| Failed::new(format!("this is no list of writers: {error}"), place(), to_do))?;
+            if listed.is_empty() {
+                // Nobody on a list would mean everybody.
+                return Err(Failed::new("no writer is on this list", place(), to_do).into());
+            }
+            writers.extend(listed);
+        }
+        Ok(writers)
     }
 
     fn ca_bundle(&self) -> anyhow::Result<Option<String>> {
@@ -171,9 +212,29 @@ fn endpoint(said: Option<Url>, variable: impl Fn(&str) -> Option<String>) -> any
     url.parse().map(Some).map_err(|error| Failed::new(format!("{name} is not a URL: {error}"), url, to_do).into())
 }
 
+/// A writer on the command line.
+fn writer(text: &str) -> Result<TrustedWriter, String> {
+    let (name, key) = text.split_once('=').unwrap_or((text, text));
+    let public_key = key.parse().map_err(|error: holdfast_vault::VaultError| error.to_string())?;
+    Ok(TrustedWriter { name: name.to_owned(), public_key, not_after: None })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+    use holdfast_vault::WriterKey;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        place: Where,
+    }
+
+    fn config(arguments: &[&str]) -> anyhow::Result<VaultConfig> {
+        let line = ["holdfast", "--credentials", "/nowhere"].iter().chain(arguments);
+        Line::try_parse_from(line)?.place.own_config()
+    }
 
     #[test]
     fn an_endpoint_that_is_said_comes_before_the_environment() {
@@ -193,5 +254,27 @@ mod tests {
         }
         let error = endpoint(None, environment(None, Some("s3.cloud"))).unwrap_err().to_string();
         assert!(error.contains("AWS_ENDPOINT_URL"), "{error}");
+    }
+
+    #[test]
+    fn whom_to_believe_is_said_on_the_command_line_or_in_a_file() {
+        let [north, south] = [WriterKey::generate().public(), WriterKey::generate().public()];
+        let file = std::env::temp_dir().join(format!("holdfast-writers-{}", std::process::id()));
+        let text = format!("- name: south\n  publicKey: {south}\n  notAfter: 2026-11-24T14:02:00Z\n");
+        std::fs::write(&file, text).unwrap();
+        let (path, named) = (file.display().to_string(), format!("north={north}"));
+        for place in [["--bucket", "b"], ["--store", "file:///tmp"]] {
+            let line = [place.as_slice(), &["--writer", &named, "--writers", &path, "--chunk-retention-days", "3"]];
+            let config = config(&line.concat()).unwrap();
+            let names: Vec<_> = config.writers.iter().map(|w| (w.name.as_str(), w.not_after.is_some())).collect();
+            assert_eq!((names, config.chunk_retention_days), (vec![("north", false), ("south", true)], 3));
+            assert_eq!(config.writers[0].public_key, north);
+        }
+        assert!(config(&["--bucket", "b"]).unwrap().writers.is_empty());
+        std::fs::write(&file, "[]").unwrap();
+        for refused in [["--writers", &path], ["--writer", "north"], ["--writers", "/nowhere/at/all"]] {
+            assert!(config(&[["--bucket", "b"], refused].concat()).is_err(), "{refused:?}");
+        }
+        std::fs::remove_file(&file).unwrap();
     }
 }

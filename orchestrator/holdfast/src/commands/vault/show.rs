@@ -92,7 +92,9 @@ fn text(found: &Description) -> anyhow::Result<String> {
 
 async fn find_backup(vault: &Vault, id: &str) -> anyhow::Result<Option<(String, BackupManifest)>> {
     for database in vault.databases().await? {
-        let backups = vault.database(&database)?.backups().await?;
+        // A folder that no database can have has no backup either.
+        let Ok(named) = vault.database(&database) else { continue };
+        let backups = named.backups().await?;
         if let Some(found) = backups.into_iter().find(|backup| backup.meta.id == id) {
             return Ok(Some((database, found)));
         }

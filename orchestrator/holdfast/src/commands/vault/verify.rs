@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use holdfast_vault::{
-    Budget, Finding, Identities, KeyWalk, Moments, Vault, Verdict, Verifier, VerifyOptions, VerifyState,
+    Budget, Finding, Identities, KeyWalk, Moments, SharedVerdict, Vault, VaultError, Verdict, Verifier, VerifyOptions,
+    VerifyState,
 };
+use serde::Serialize;
 
-use super::{Failed, Output, Printed, Table, Where, bytes_text, print_json, progress};
+use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, print_json, progress};
 
 /// Between two looks at the progress bar.
 const STEP: Budget = Budget { bytes: 32 << 20, requests: 256 };
@@ -17,7 +19,8 @@ const STEP: Budget = Budget { bytes: 32 << 20, requests: 256 };
 ///
 /// Follows the chain, checks signatures, digests, versions and locks, and, with an identity, decrypts and decompresses. For
 /// each damaged object it names the moments that can no longer be restored. All headers are always read; --sample
-/// reads the bodies of some objects only. Exit code 1 when something is wrong.
+/// reads the bodies of some objects only. Without a DATABASE journals, plans and evidence are read too. Exit code 1 when
+/// something is wrong, or a database cannot be looked at; the others are looked at all the same.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  holdfast vault verify --vault hospital -n hospital\n  \
     holdfast vault verify registration --sample 5 --store file:///mnt/copy --identity escrow.key\n  \
@@ -49,6 +52,40 @@ pub(crate) struct Verify {
     parallel: usize,
 }
 
+/// What came of a part of the vault.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Line {
+    Database(Box<Verdict>),
+    Problem(DatabaseProblem),
+    /// Journals, plans and evidence.
+    Shared {
+        shared: SharedVerdict,
+    },
+}
+
+impl Line {
+    fn is_clean(&self) -> bool {
+        match self {
+            Line::Database(verdict) => verdict.is_clean(),
+            Line::Problem(_) => false,
+            Line::Shared { shared } => shared.is_clean(),
+        }
+    }
+
+    fn print(&self, opened: bool) {
+        match self {
+            Line::Database(verdict) => print!("{}", text(verdict, opened)),
+            Line::Problem(problem) => problem.print(),
+            Line::Shared { shared } => {
+                let (objects, bytes) = (shared.totals.objects, bytes_text(shared.totals.bytes));
+                println!("journals, plans and evidence: {objects} objects, {bytes} read");
+                print!("{}", findings_text(&shared.findings));
+            }
+        }
+    }
+}
+
 impl Verify {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
         if !(0.0..=100.0).contains(&self.sample) {
@@ -64,19 +101,35 @@ impl Verify {
             let to_do = "check the bucket and --prefix";
             return Err(Failed::new("there is no database in this vault", vault.root(), to_do).into());
         }
-        let mut verdicts = Vec::new();
+        let mut lines = Vec::new();
         for name in &names {
-            match self.scrub(&vault, name, identities.clone(), place.output).await? {
-                Some(verdict) => verdicts.push(verdict),
-                None => return Ok(()),
+            match self.scrub(&vault, name, identities.clone(), place.output).await {
+                Ok(Some(verdict)) => lines.push(Line::Database(Box::new(verdict))),
+                Ok(None) => return Ok(()),
+                // The others are worth looking at.
+                Err(error) => match error.downcast::<VaultError>() {
+                    Ok(error) => lines.push(Line::Problem(DatabaseProblem::of_one(name, error)?)),
+                    Err(error) => return Err(error),
+                },
             }
         }
-        let clean = verdicts.iter().all(Verdict::is_clean);
-        match place.output {
-            Output::Json => print_json(&verdicts)?,
-            Output::Table => verdicts.iter().for_each(|verdict| print!("{}", text(verdict, identities.is_some()))),
+        if self.database.is_none() {
+            lines.push(Line::Shared { shared: self.shared(&vault, place.output).await? });
         }
-        if clean { Ok(()) } else { Err(Printed.into()) }
+        match place.output {
+            Output::Json => print_json(&lines)?,
+            Output::Table => lines.iter().for_each(|line| line.print(identities.is_some())),
+        }
+        if lines.iter().all(Line::is_clean) { Ok(()) } else { Err(Printed.into()) }
+    }
+
+    async fn shared(&self, vault: &Vault, output: Output) -> anyhow::Result<SharedVerdict> {
+        let bar = progress(output, None, "verify journals, plans and evidence");
+        let options =
+            VerifyOptions { locks: !self.no_locks, parallel: self.parallel.max(1), ..VerifyOptions::default() };
+        let verdict = vault.verify_shared(&options, &|totals| bar.set_position(totals.objects)).await?;
+        bar.finish_and_clear();
+        Ok(verdict)
     }
 
     /// Scrubs one database; none when the budget ended it.

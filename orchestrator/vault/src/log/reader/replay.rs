@@ -93,6 +93,6 @@ impl Follower {
 
     /// An event that no place of the chain belongs to.
     async fn give_event(&self, event: ReadEvent) -> Result<(), Gone> {
-        self.events.send(Ok((event, None))).await.map_err(|_| Gone)
+        self.events.send(Ok((event, None, None))).await.map_err(|_| Gone)
     }
 }
