@@ -118,6 +118,7 @@ impl LogWriter {
         let key = self.access.key(self.won.position());
         let not_owner = || ObjectError::Misplaced { reason: "the claim does not open an epoch".into() };
         let core = WriterCore::new(&self.won, limits.max_in_flight).ok_or_else(|| damaged(&key)(not_owner()))?;
+        let last_record = self.last_record();
         let sealer = Sealer::new(self.recipients).map_err(damaged(&key))?;
         let start = core.next();
         let shared = Arc::new(Shared {
@@ -129,7 +130,6 @@ impl LogWriter {
         let initial = WriterState { received: start, durable: start, ..WriterState::default() };
         let (state, receiver) = watch::channel(initial);
         let renew_at = self.won.opener_stored().map(|opened| self.won.facts().renew_at(opened));
-        let last_record = self.last_record();
         let task = Task::new(self.access, self.me, core, sealer, shared.clone(), state, limits);
         let task = tokio::spawn(task.renewed_at(renew_at).after_record(last_record).run());
         Ok(RunningWriter { shared, state: receiver, task })
