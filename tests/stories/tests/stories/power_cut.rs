@@ -8,6 +8,7 @@ use holdfast_api::condition::{reasons, types};
 use holdfast_lab::wait;
 use holdfast_stories::{DATABASES, NAMESPACE, Site, Story, part, story};
 use serde_json::Value;
+use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_under_load_loses_nothing_and_the_old_site_stays_fenced() -> anyhow::Result<()> {
@@ -66,7 +67,9 @@ async fn nobody_can_commit(story: &Story, database: &str) -> anyhow::Result<()> 
     };
     let refused = said("CREATE TABLE after_the_seal ()").await;
     ensure!(refused.contains("read-only transaction"), "{database}: {refused}");
-    let waits = said("BEGIN READ WRITE; CREATE TABLE after_the_seal_by_force (); COMMIT").await;
+    // A name of its own each time: what waits for the vault is there locally.
+    let table = format!("by_force_{}", Uuid::new_v4().simple());
+    let waits = said(&format!("BEGIN READ WRITE; CREATE TABLE {table} (); COMMIT")).await;
     ensure!(waits.contains("exit code 124"), "{database}: a commit after the seal was not left waiting: {waits}");
     Ok(())
 }
