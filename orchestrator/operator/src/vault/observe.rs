@@ -68,14 +68,12 @@ async fn reach(vault: &holdfast_vault::Vault) -> Result<Observed, VaultError> {
 /// Probes the lock, and tries once for each bucket and prefix whether the store is suitable at all. A store that was
 /// refused is not tried again, nor probed, until something changed or some time went by.
 async fn probe_store(object: &Vault, vault: &holdfast_vault::Vault, ctx: &Context) -> Result<Observed, VaultError> {
-    let known = ctx.suitability.known(object, Instant::now());
-    if let Known::Refused(error) = known {
-        return Err(error);
+    match ctx.suitability.known(object, Instant::now()) {
+        Known::Refused(error) => return Err(error),
+        Known::Suitable => return probe_lock(vault).await,
+        Known::Nothing => {}
     }
     let observed = probe_lock(vault).await?;
-    if let Known::Suitable = known {
-        return Ok(observed);
-    }
     match vault.check_store().await {
         // Next time, then.
         Ok(report) if report.is_void() => {}

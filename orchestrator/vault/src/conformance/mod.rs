@@ -275,7 +275,7 @@ impl Vault {
 
 /// Makes a check, again with fresh keys while it fails and answers got lost on the way.
 async fn judged(check: &'static Check, shared: Arc<Shared>) -> Finding {
-    let mut result = CheckResult::Untried { why: String::new() };
+    let mut result = CheckResult::Untried { reason: String::new() };
     for attempt in 0..TRIES {
         let cx = Cx::new(shared.clone(), check.name, attempt);
         let tried = match shared.obstacle(check) {
@@ -285,7 +285,7 @@ async fn judged(check: &'static Check, shared: Arc<Shared>) -> Finding {
         result = match tried {
             Ok(()) => CheckResult::Passed,
             Err(Miss::Wrong(what)) => CheckResult::Failed { what },
-            Err(Miss::Untried(why)) => CheckResult::Untried { why },
+            Err(Miss::Untried(reason)) => CheckResult::Untried { reason },
         };
         let settled = match &result {
             CheckResult::Passed => true,

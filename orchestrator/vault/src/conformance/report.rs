@@ -18,8 +18,8 @@ pub enum CheckResult {
     },
     /// Nothing was seen that proves either.
     Untried {
-        /// Why not.
-        why: String,
+        /// Why not; beside the check's own `why` in the same object.
+        reason: String,
     },
 }
 
@@ -65,7 +65,7 @@ impl Finding {
         match &self.result {
             CheckResult::Passed => "",
             CheckResult::Failed { what } => what,
-            CheckResult::Untried { why } => why,
+            CheckResult::Untried { reason } => reason,
         }
     }
 
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn the_verdict_passes_nothing_that_was_not_seen() {
         let (passed, failed) = (|| CheckResult::Passed, || CheckResult::Failed { what: "x".into() });
-        let untried = || CheckResult::Untried { why: "x".into() };
+        let untried = || CheckResult::Untried { reason: "x".into() };
         use Consequence::{Limit, Refused};
         for (results, verdict) in [
             (vec![], Verdict::Unproven),

@@ -141,7 +141,7 @@ mod tests {
             (failed.clone(), "limit", ["LIMIT", "suitable with these limits\n", "it was seen", "why: the reason"]),
             (failed, "refused", ["REFUSED", "refused because\n", "lock-ends: it was seen", "1 refuse"]),
             (
-                json!({"result": "untried", "why": "no right"}),
+                json!({"result": "untried", "reason": "no right"}),
                 "refused",
                 [
                     "NOT TRIED",
