@@ -1,5 +1,8 @@
 //! End-to-end stories, each on a fresh lab of its own: `cargo lab test` runs them one after the other.
 
+// A story is one future of many nested ones.
+#![recursion_limit = "256"]
+
 mod bad_input;
 mod bad_plan;
 mod bucket_off;
