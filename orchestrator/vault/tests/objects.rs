@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Fixture, ORIGIN, small_segments};
@@ -45,6 +46,8 @@ async fn backups_are_read_back_in_order() {
     let (store, fixture) = fixture().await;
     let parts: Vec<Bytes> = (0..7u8).map(|n| vec![n; 100_000 + usize::from(n)].into()).collect();
     store_backup(&fixture, "b", &parts, 100).await;
+    // In the order of the store's clock.
+    store.advance(Duration::from_secs(60));
     store_backup(&fixture, "a", &parts[..1], 200).await;
     // Without a manifest there is no backup.
     let mut half = fixture.database.begin_backup(meta("c"), fixture.recipients.clone()).await.unwrap();

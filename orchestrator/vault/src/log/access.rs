@@ -14,7 +14,7 @@ use crate::log::open::just_before;
 use crate::log::types::{Tampering, TamperingKind};
 use crate::log::walk::{Cursor, LogFacts, Met};
 use crate::object::{Decoded, Lineage, Link, ObjectError, decode_header, decode_stored_header, header_block_len};
-use crate::store::{Created, Object, Store, StoreError, StoreErrorKind, Version};
+use crate::store::{Created, Object, Store, StoreError, StoreErrorKind};
 
 /// Bytes that hold nearly every header, and a small chunk whole.
 const FRONT: u64 = 4096;
@@ -224,54 +224,49 @@ impl LogAccess {
     /// Puts a seal and says what stands there. It is `Mine` only when the oldest version of the key is exactly it.
     pub(crate) async fn put_seal(&self, at: Position, object: &Bytes) -> Result<SealAnswer, VaultError> {
         let created = fetch::create_until_known(&*self.store, &self.key(at), object.clone()).await?;
-        self.seal_answered(at, object, created).await
+        let mut backoff = Backoff::store();
+        for _ in 1..MAX_LOOKS {
+            if let Some(answer) = self.seal_answered(at, object, created).await? {
+                return Ok(answer);
+            }
+            tracing::debug!(key = self.key(at), "a seal that was just stored is not listed yet");
+            tokio::time::sleep(backoff.step()).await;
+        }
+        let answer = self.seal_answered(at, object, created).await?;
+        answer.ok_or_else(|| not_listed(&self.key(at)).into())
     }
 
     /// What the answer to the creation of a seal means. After a delete marker a key is free again: create-if-absent
-    /// alone does not prove that nothing stood there.
+    /// alone does not prove that nothing stood there. None: the listing of versions is behind and shows none, which neither
+    /// proves that nothing stood there first, nor tells since when the epoch counts (rule 17).
     pub(crate) async fn seal_answered(
         &self,
         at: Position,
         object: &Bytes,
         created: Created,
-    ) -> Result<SealAnswer, VaultError> {
+    ) -> Result<Option<SealAnswer>, VaultError> {
         let key = &self.key(at);
         if created == Created::Exists {
             let there = retrying(|| self.store.get(key)).await?;
             if !there.is_some_and(|there| is_same(&there.bytes, object)) {
-                return Ok(SealAnswer::Foreign);
+                return Ok(Some(SealAnswer::Foreign));
             }
         }
-        let versions = self.versions_after_put(key).await?;
+        let versions = retrying(|| self.store.versions(key)).await?;
         let marked = versions.iter().any(|version| version.is_delete_marker);
         let mut real = versions.iter().filter(|version| !version.is_delete_marker);
         if on(Mutant::MarkerIsAbsence) {
             let stored = real.next_back().and_then(|version| version.last_modified);
-            return Ok(SealAnswer::Mine { stored });
+            return Ok(Some(SealAnswer::Mine { stored }));
         }
-        let Some(first) = real.next() else { return Err(not_listed(key).into()) };
+        let Some(first) = real.next() else { return Ok(None) };
         let stored = first.last_modified;
         if real.next().is_none() && !marked {
-            return Ok(SealAnswer::Mine { stored });
+            return Ok(Some(SealAnswer::Mine { stored }));
         }
         let oldest = retrying(|| self.store.get_version(key, &first.id)).await?;
         let mine = oldest.is_some_and(|oldest| is_same(&oldest.bytes, object));
-        Ok(if mine { SealAnswer::Mine { stored } } else { SealAnswer::Foreign })
-    }
-
-    /// The versions of a key where an object stands for sure. A listing that shows none is behind: it neither proves that
-    /// nothing stood there first, nor tells since when the epoch counts (rule 17). It is asked again.
-    async fn versions_after_put(&self, key: &str) -> Result<Vec<Version>, VaultError> {
-        let mut backoff = Backoff::store();
-        for _ in 1..MAX_LOOKS {
-            let versions = retrying(|| self.store.versions(key)).await?;
-            if versions.iter().any(|version| !version.is_delete_marker) {
-                return Ok(versions);
-            }
-            tracing::debug!(key, "a seal that was just stored is not listed yet");
-            tokio::time::sleep(backoff.step()).await;
-        }
-        Ok(retrying(|| self.store.versions(key)).await?)
+        Ok(Some(if mine { SealAnswer::Mine { stored } } else { SealAnswer::Foreign }))
     }
 }
 

@@ -36,7 +36,7 @@ fn written(seed: u64) -> Result<u64, String> {
             TakerWish::Look => taker.looked(done(access.look(&mut index, from)).map_err(told)?),
             TakerWish::PutAhead(at, bytes) => {
                 let created = world.store.put(&access.key(at), &bytes).ok_or("hidden")?;
-                let answer = done(access.seal_answered(at, &bytes, created)).map_err(told)?;
+                let answer = done(access.seal_answered(at, &bytes, created)).map_err(told)?.ok_or("not listed")?;
                 taker.ahead_answered(at, answer);
             }
             TakerWish::PutTail(_) => {

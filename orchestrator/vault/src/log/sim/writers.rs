@@ -13,7 +13,8 @@ impl World {
     pub(super) fn answer_writer(&mut self, index: usize, put: &Put, created: Created) -> Check {
         match &mut self.writers[index].phase {
             Phase::Claiming(core, _) if core.cursor().position() == put.at => {
-                let answer: SealAnswer = done(self.access.seal_answered(put.at, &put.bytes, created)).map_err(told)?;
+                let answered = done(self.access.seal_answered(put.at, &put.bytes, created)).map_err(told)?;
+                let Some(answer): Option<SealAnswer> = answered else { return Ok(()) };
                 core.answered(answer).map_err(told)
             }
             Phase::Writing(_) => self.answer_chunk(index, put, created),
