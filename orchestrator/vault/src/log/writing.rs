@@ -115,7 +115,7 @@ impl LogWriter {
 
     /// Starts to write. The task ends when the writer is fenced, closed or dropped.
     pub fn into_running(self, limits: WriterLimits) -> Result<RunningWriter, VaultError> {
-        let key = self.access.key(self.won.position());
+        let (key, last_record) = (self.access.key(self.won.position()), self.last_record());
         let not_owner = || ObjectError::Misplaced { reason: "the claim does not open an epoch".into() };
         let core = WriterCore::new(&self.won, limits.max_in_flight).ok_or_else(|| damaged(&key)(not_owner()))?;
         let sealer = Sealer::new(self.recipients).map_err(damaged(&key))?;
@@ -129,7 +129,6 @@ impl LogWriter {
         let initial = WriterState { received: start, durable: start, ..WriterState::default() };
         let (state, receiver) = watch::channel(initial);
         let renew_at = self.won.opener_stored().map(|opened| self.won.facts().renew_at(opened));
-        let last_record = self.last_record();
         let task = Task::new(self.access, self.me, core, sealer, shared.clone(), state, limits);
         let task = tokio::spawn(task.renewed_at(renew_at).after_record(last_record).run());
         Ok(RunningWriter { shared, state: receiver, task })
