@@ -115,7 +115,7 @@ impl LogWriter {
 
     /// Starts to write. The task ends when the writer is fenced, closed or dropped.
     pub fn into_running(self, limits: WriterLimits) -> Result<RunningWriter, VaultError> {
-        let (key, last_record) = (self.access.key(self.won.position()), self.last_record());
+        let key = self.access.key(self.won.position());
         let not_owner = || ObjectError::Misplaced { reason: "the claim does not open an epoch".into() };
         let core = WriterCore::new(&self.won, limits.max_in_flight).ok_or_else(|| damaged(&key)(not_owner()))?;
         let last_record = self.last_record();
