@@ -10,6 +10,7 @@ use crate::fetch::{self, damaged, retrying};
 use crate::keys::Position;
 use crate::log::access::{LogAccess, Sure};
 use crate::log::index::StoredIndex;
+use crate::log::mutant::{Mutant, on};
 use crate::log::types::StoredStretch;
 use crate::log::walk::{Cursor, Met};
 use crate::object::{Decoded, Subject, decode_stored_header};
@@ -29,12 +30,21 @@ const SEALS_IN_A_ROW: usize = 32;
 /// Openers followed back from a hint to the place where the walk began.
 const MAX_OPENERS: usize = 8;
 
+/// The newest index, when it was last looked for.
+#[derive(Clone, Default)]
+pub(crate) struct Known {
+    /// The index.
+    pub(crate) index: Option<StoredIndex>,
+    /// The store's time then, or somewhat before.
+    looked: Option<Timestamp>,
+}
+
 /// A verified place near the end of the chain.
 pub(crate) struct Near {
     /// The place.
     pub(crate) cursor: Cursor,
     /// The newest index, where the search for it began.
-    pub(crate) index: Option<StoredIndex>,
+    pub(crate) known: Known,
     /// Beyond it a listing showed nothing.
     pub(crate) listed: Position,
 }
@@ -44,23 +54,24 @@ impl LogAccess {
     /// further on. Where chunks may have been deleted (before that index) nothing is believed: a key came free again
     /// there, and what stands at it now may be the work of somebody who slept.
     pub(crate) async fn near_end(&self) -> Result<Near, VaultError> {
+        let looked = self.store.now();
         let index = self.newest_index().await?;
-        self.near_end_from(index).await
+        self.near_end_from(Known { index, looked }).await
     }
 
-    pub(crate) async fn near_end_from(&self, index: Option<StoredIndex>) -> Result<Near, VaultError> {
-        let base = self.base(index.as_ref())?;
-        let newest = self.newest_places(base.position(), index.is_some()).await?;
+    async fn near_end_from(&self, known: Known) -> Result<Near, VaultError> {
+        let (base, indexed) = (self.base(known.index.as_ref())?, known.index.is_some());
+        let newest = self.newest_places(base.position(), indexed).await?;
         let listed = newest.last().copied().unwrap_or(just_before(base.position()));
         for at in newest.into_iter().rev().take(CANDIDATES) {
             if at <= base.position() {
                 break;
             }
-            if let Some(cursor) = self.begin_by(at, &base, index.is_some()).await? {
-                return Ok(Near { cursor, index, listed });
+            if let Some(cursor) = self.begin_by(at, &base, indexed).await? {
+                return Ok(Near { cursor, known, listed });
             }
         }
-        Ok(Near { cursor: base, index, listed })
+        Ok(Near { cursor: base, known, listed })
     }
 
     /// Where every walk may begin: the newest index, or the beginning of the log.
@@ -72,14 +83,29 @@ impl LogAccess {
 
     /// The end of a walk from the newest index, begun now. `known` is the index that the last walk began at, which came
     /// to `after`: while no newer one stands, no key that it went over can have come free, so it would come there again.
-    pub(crate) async fn look(&self, known: &mut Option<StoredIndex>, after: Cursor) -> Result<Cursor, VaultError> {
-        let newest = self.newest_index_after(known.clone()).await?;
-        if newest == *known {
+    pub(crate) async fn look(&self, known: &mut Known, after: Cursor) -> Result<Cursor, VaultError> {
+        let looked = self.store.now();
+        let index = self.newest_index_after(known.index.clone()).await?;
+        if index == known.index {
+            known.looked = looked;
             return Ok(after);
         }
-        let near = self.near_end_from(newest).await?;
-        *known = near.index;
+        let near = self.near_end_from(Known { index, looked }).await?;
+        *known = near.known;
         self.walk(near.cursor, Sure::Beyond(near.listed)).await
+    }
+
+    /// A walk to where a seal is to be put. Rule 17: when the last look for the newest index is over a day old at its end,
+    /// whoever walks may have slept on the way and come, over a key that was free again, to what another one who slept had put
+    /// there. A seal that follows that would count for nothing, but a promotion may bring the log back to its key.
+    pub(crate) async fn walk_on(&self, known: &mut Known, from: Cursor, sure: Sure) -> Result<Cursor, VaultError> {
+        let end = self.walk(from, sure).await?;
+        let age = known.looked.zip(self.store.now()).map(|(looked, now)| now.duration_since(looked));
+        let old = age.is_none_or(|age| age.unsigned_abs() >= self.facts.look_again_after());
+        if old && !on(Mutant::SleepingWalk) && !on(Mutant::SleepingPromoter) {
+            return self.look(known, end).await;
+        }
+        Ok(end)
     }
 
     /// The end of the chain, for sure: no delete marker hides the next object.
