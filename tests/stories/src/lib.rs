@@ -1,6 +1,7 @@
 //! Two sites, a bucket between them, a hospital on top: told as short stories.
 //!
 //! ```no_run
+//! # #![recursion_limit = "256"]
 //! # async fn told() -> anyhow::Result<()> {
 //! use holdfast_stories::{Site, story};
 //!
