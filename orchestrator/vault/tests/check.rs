@@ -5,7 +5,6 @@ mod common;
 use std::sync::Arc;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::store::{Answer, Forbidden, MemoryStore, S3Store, Store};
 use holdfast_vault::{Attempt, CredentialsSource, LockProbe, Outcome, ProbeOptions, Vault, VaultConfig};
@@ -29,15 +28,7 @@ struct Server {
 impl Server {
     async fn start() -> Server {
         let weed = SeaweedFS::start_with_identities(IDENTITIES);
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::v2026_01_12())
-            .region(Region::new("us-east-1"))
-            .endpoint_url(weed.endpoint())
-            .force_path_style(true)
-            .credentials_provider(Credentials::new("admin", "admin-secret", None, None, "test"))
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .build();
-        let admin = Client::from_conf(config);
+        let admin = common::s3_client_of(&weed, "admin", "admin-secret");
         admin.create_bucket().bucket(BUCKET).object_lock_enabled_for_bucket(true).send().await.unwrap();
         Server { weed, admin }
     }

@@ -1,7 +1,7 @@
 //! The conformance suite on a real S3 server: what SeaweedFS keeps, and its limits.
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+mod common;
+
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::conformance::{ConformanceOptions, Report, Verdict};
 use holdfast_vault::{CredentialsSource, Vault, VaultConfig};
@@ -24,17 +24,7 @@ const LIMITS: &[&str] = &[
 const NOW_AND_THEN: &str = "newest-extension-counts";
 
 async fn report(weed: &SeaweedFS) -> Report {
-    let keys = Credentials::new(weed.access_key(), weed.secret_key(), None, None, "test");
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::v2026_01_12())
-        .region(Region::new("us-east-1"))
-        .endpoint_url(weed.endpoint())
-        .force_path_style(true)
-        .credentials_provider(keys)
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .build();
-    let client = Client::from_conf(config);
-    client.create_bucket().bucket(BUCKET).object_lock_enabled_for_bucket(true).send().await.unwrap();
+    common::create_bucket(weed, BUCKET).await;
     let keys = CredentialsSource::Static {
         access_key_id: weed.access_key().into(),
         secret_access_key: weed.secret_key().into(),

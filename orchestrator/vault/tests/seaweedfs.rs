@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
-use common::{Fixture, append, durable, origin, read_until, small_segments, wal};
+use common::{Fixture, append, create_bucket, durable, origin, read_until, s3_client, small_segments, wal};
 use futures::StreamExt;
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::store::{Created, Lock, S3Store, Store};
@@ -27,17 +26,8 @@ struct Server {
 /// A server with a bucket that has Object Lock, and one that has nothing.
 async fn server() -> Server {
     let weed = SeaweedFS::start();
-    let keys = Credentials::new(weed.access_key(), weed.secret_key(), None, None, "test");
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::v2026_01_12())
-        .region(Region::new("us-east-1"))
-        .endpoint_url(weed.endpoint())
-        .force_path_style(true)
-        .credentials_provider(keys)
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .build();
-    let client = Client::from_conf(config);
-    client.create_bucket().bucket(BUCKET).object_lock_enabled_for_bucket(true).send().await.unwrap();
+    create_bucket(&weed, BUCKET).await;
+    let client = s3_client(&weed);
     client.create_bucket().bucket("plain").send().await.unwrap();
     Server { weed, client }
 }

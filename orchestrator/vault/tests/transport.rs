@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Fixture, append, durable, s3_client, small_segments, wal};
+use common::{Fixture, append, create_bucket, durable, small_segments, wal};
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::store::{Lock, S3Store, Store};
 use holdfast_vault::{CredentialsSource, LogReader, ReadEvent, Vault, VaultConfig};
@@ -22,8 +22,7 @@ const BUCKET: &str = "holdfast";
 
 async fn server() -> SeaweedFS {
     let weed = SeaweedFS::start();
-    let client = s3_client(&weed);
-    client.create_bucket().bucket(BUCKET).object_lock_enabled_for_bucket(true).send().await.unwrap();
+    create_bucket(&weed, BUCKET).await;
     weed
 }
 

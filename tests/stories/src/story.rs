@@ -293,8 +293,8 @@ impl Story {
     }
 }
 
-/// A fresh lab, unless somebody has left one running on purpose, with binaries built now. With `HOLDFAST_NO_BUILD` set they are taken as they are, which saves the
-/// wait for cargo when somebody else is using it.
+/// A fresh lab, unless somebody has left one running on purpose, with binaries built now. With `HOLDFAST_NO_BUILD` set they
+/// are taken as they are, which saves the wait for cargo when somebody else is using it.
 pub fn options() -> Options {
     let build = std::env::var_os("HOLDFAST_NO_BUILD").is_none();
     Options { existing: Existing::Refuse, build, ..Options::default() }

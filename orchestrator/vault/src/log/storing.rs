@@ -47,7 +47,7 @@ pub(super) struct Task {
     me: Incarnation,
     core: WriterCore,
     /// Always there but while a big chunk is sealed on another thread.
-    sealer: Option<Sealer>,
+    sealing: Option<(Sealer, Records)>,
     shared: Arc<Shared>,
     state: watch::Sender<WriterState>,
     puts: JoinSet<PutEnd>,
@@ -55,7 +55,6 @@ pub(super) struct Task {
     limits: WriterLimits,
     /// When, by the store's clock, the claim is to be renewed.
     renew_at: Option<Timestamp>,
-    records: Records,
 }
 
 /// Where the last WAL record begins of what was sealed.
@@ -98,13 +97,15 @@ impl Task {
     ) -> Task {
         let (puts, looks) = (JoinSet::new(), JoinSet::new());
         let records = Records { segment_size: access.facts.segment_size, scanner: None, last: None };
-        let (sealer, renew_at) = (Some(sealer), None);
-        Task { access, me, core, sealer, shared, state, puts, looks, limits, renew_at, records }
+        let (sealing, renew_at) = (Some((sealer, records)), None);
+        Task { access, me, core, sealing, shared, state, puts, looks, limits, renew_at }
     }
 
     /// The same, whose first bytes come after the record that begins there.
     pub(super) fn after_record(mut self, last: Option<Lsn>) -> Task {
-        self.records.last = last;
+        if let Some((_, records)) = &mut self.sealing {
+            records.last = last;
+        }
         self
     }
 
@@ -180,20 +181,20 @@ impl Task {
 
     async fn seal(&mut self, cut: Cut, plain: Bytes) -> Result<(Bytes, Hash), ObjectError> {
         let gone = || ObjectError::Open { reason: "the sealing thread ended".into() };
-        let mut sealer = self.sealer.take().ok_or_else(gone)?;
+        let (mut sealer, mut records) = self.sealing.take().ok_or_else(gone)?;
         let mut header = self.me.header(self.core.subject(cut));
-        if let Subject::Chunk(chunk) = &mut header.subject {
-            chunk.last_record = self.records.after(cut.start, &plain);
-        }
         let me = self.me.clone();
         let job = move || {
+            if let Subject::Chunk(chunk) = &mut header.subject {
+                chunk.last_record = records.after(cut.start, &plain);
+            }
             let sealed = seal_chunk(&mut sealer, &me, header, &plain);
-            (sealer, sealed)
+            ((sealer, records), sealed)
         };
         let inline = cut.end.0 - cut.start.0 <= SEAL_INLINE_BYTES;
-        let (sealer, sealed) =
+        let (sealing, sealed) =
             if inline { job() } else { tokio::task::spawn_blocking(job).await.map_err(|_| gone())? };
-        self.sealer = Some(sealer);
+        self.sealing = Some(sealing);
         sealed
     }
 

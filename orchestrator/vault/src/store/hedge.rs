@@ -1,11 +1,14 @@
-//! When a PUT that has no answer yet is sent a second time, on another connection. Create-if-absent makes that safe: the
-//! bytes are the same, so that whichever of the two comes second finds its own object.
+//! When a request that has no answer yet is sent a second time, on another connection. Create-if-absent makes that safe for a
+//! PUT: the bytes are the same, so that whichever of the two comes second finds its own object.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Traffic;
+use futures::future::{Either, select};
+
+use super::{StoreError, StoreErrorKind, Traffic};
 
 /// Up to this a PUT counts as small: its time says nothing about that of a big one.
 const SMALL_BYTES: usize = 256 * 1024;
@@ -47,12 +50,41 @@ impl Default for Hedger {
 }
 
 impl Hedger {
+    /// Sends a request of so many bytes, and when its answer takes too long the same once more. The first answer that is no
+    /// error counts.
+    pub(super) async fn run<T, F>(&self, len: usize, request: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let (began, wait) = (Instant::now(), self.begin(len));
+        let mut first = pin!(request());
+        let early = match wait {
+            None => Some(first.as_mut().await),
+            Some(wait) => tokio::time::timeout(wait, first.as_mut()).await.ok(),
+        };
+        let (outcome, by_the_second) = match early {
+            Some(outcome) => (outcome, false),
+            None if !self.take(Instant::now()) => (first.await, false),
+            None => match select(first, pin!(request())).await {
+                Either::Left((Ok(answer), _)) => (Ok(answer), false),
+                Either::Right((Ok(answer), _)) => (Ok(answer), true),
+                Either::Left((Err(_), second)) => (second.await, true),
+                Either::Right((Err(_), first)) => (first.await, false),
+            },
+        };
+        match &outcome {
+            Ok(_) => self.answered(len, began.elapsed(), by_the_second),
+            Err(error) => self.failed(error.kind == StoreErrorKind::Throttled, Instant::now()),
+        }
+        outcome
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A PUT of so many bytes begins: after how long without an answer it may be sent again; none when not at all.
-    pub(super) fn begin(&self, len: usize) -> Option<Duration> {
+    fn begin(&self, len: usize) -> Option<Duration> {
         let mut state = self.state();
         state.traffic.puts += 1;
         state.earned = (state.earned + 1).min(BURST * ONE_IN);
@@ -61,7 +93,7 @@ impl Hedger {
     }
 
     /// The time is over: whether to send it again now.
-    pub(super) fn take(&self, now: Instant) -> bool {
+    fn take(&self, now: Instant) -> bool {
         let mut state = self.state();
         if state.earned < ONE_IN || state.quiet_until.is_some_and(|until| now < until) {
             return false;
@@ -72,7 +104,7 @@ impl Hedger {
     }
 
     /// It was answered, after so long since it began.
-    pub(super) fn answered(&self, len: usize, took: Duration, by_the_second: bool) {
+    fn answered(&self, len: usize, took: Duration, by_the_second: bool) {
         let mut state = self.state();
         state.traffic.hedges_won += u64::from(by_the_second);
         let times = if len <= SMALL_BYTES { &mut state.small } else { &mut state.big };
@@ -83,7 +115,7 @@ impl Hedger {
     }
 
     /// It failed.
-    pub(super) fn failed(&self, throttled: bool, now: Instant) {
+    fn failed(&self, throttled: bool, now: Instant) {
         let mut state = self.state();
         state.traffic.failed += 1;
         if throttled {

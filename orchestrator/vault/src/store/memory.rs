@@ -357,31 +357,14 @@ impl State {
     }
 
     fn list(&self, request: &ListRequest<'_>) -> Listing {
-        let mut listing = Listing::default();
-        for (key, versions) in self.keys.range(request.prefix.to_owned()..) {
-            let Some(rest) = key.strip_prefix(request.prefix) else { break };
-            let Some(bytes) = versions.last().and_then(|v| v.bytes.as_ref()) else { continue };
-            if key.as_str() <= request.after {
-                continue;
-            }
-            if listing.entries.len() + listing.folders.len() >= request.limit {
-                listing.more = true;
-                break;
-            }
-            match rest.split_once('/').filter(|_| request.folders) {
-                Some((folder, _)) => {
-                    let folder = format!("{}{folder}/", request.prefix);
-                    if listing.folders.last() != Some(&folder) {
-                        listing.folders.push(folder);
-                    }
-                }
-                None => {
-                    let last_modified = versions.last().map(|newest| newest.at);
-                    listing.entries.push(Entry { key: key.clone(), size: bytes.len() as u64, last_modified });
-                }
-            }
-        }
-        listing
+        let below = self.keys.range(request.prefix.to_owned()..);
+        let below = below.take_while(|(key, _)| key.starts_with(request.prefix));
+        let entries = below.filter_map(|(key, versions)| {
+            let newest = versions.last()?;
+            let size = newest.bytes.as_ref()?.len() as u64;
+            Some(Entry { key: key.clone(), size, last_modified: Some(newest.at) })
+        });
+        Listing::page(request, entries)
     }
 }
 

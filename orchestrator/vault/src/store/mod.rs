@@ -161,6 +161,30 @@ pub struct Listing {
     pub more: bool,
 }
 
+impl Listing {
+    /// The page that answers a request, of all entries in the order of their keys that begin with its prefix.
+    pub(crate) fn page(request: &ListRequest<'_>, entries: impl Iterator<Item = Entry>) -> Listing {
+        let mut listing = Listing::default();
+        for entry in entries.filter(|entry| entry.key.as_str() > request.after) {
+            if listing.entries.len() + listing.folders.len() >= request.limit {
+                listing.more = true;
+                break;
+            }
+            let rest = entry.key.strip_prefix(request.prefix).unwrap_or_default();
+            match rest.split_once('/').filter(|_| request.folders) {
+                Some((folder, _)) => {
+                    let folder = format!("{}{folder}/", request.prefix);
+                    if listing.folders.last() != Some(&folder) {
+                        listing.folders.push(folder);
+                    }
+                }
+                None => listing.entries.push(entry),
+            }
+        }
+        listing
+    }
+}
+
 /// How long and how an object is locked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {

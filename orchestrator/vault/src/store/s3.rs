@@ -1,9 +1,8 @@
 //! S3, by the AWS SDK.
 
 use std::fmt;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -15,7 +14,7 @@ use aws_sdk_s3::types::{
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use futures::future::{BoxFuture, Either, select};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
@@ -145,28 +144,8 @@ impl S3Store {
     /// says something counts; which of the two stored the object is the same, their bytes are.
     async fn put(&self, key: &str, body: Bytes, lock: Lock) -> Result<Created, StoreError> {
         let until = self.retain_until(lock).await?;
-        let (len, began) = (body.len(), Instant::now());
-        let wait = self.hedger.begin(len);
-        let mut first = pin!(self.put_once(key, body.clone(), until));
-        let early = match wait {
-            None => Some(first.as_mut().await),
-            Some(wait) => tokio::time::timeout(wait, first.as_mut()).await.ok(),
-        };
-        let (outcome, by_the_second) = match early {
-            Some(outcome) => (outcome, false),
-            None if !self.hedger.take(Instant::now()) => (first.await, false),
-            None => match select(first, pin!(self.put_once(key, body, until))).await {
-                Either::Left((Ok(created), _)) => (Ok(created), false),
-                Either::Right((Ok(created), _)) => (Ok(created), true),
-                Either::Left((Err(_), second)) => (second.await, true),
-                Either::Right((Err(_), first)) => (first.await, false),
-            },
-        };
-        match &outcome {
-            Ok(_) => self.hedger.answered(len, began.elapsed(), by_the_second),
-            Err(error) => self.hedger.failed(error.kind == StoreErrorKind::Throttled, Instant::now()),
-        }
-        let (created, version) = outcome?;
+        let put = || self.put_once(key, body.clone(), until);
+        let (created, version) = self.hedger.run(body.len(), put).await?;
         if let (Created::Stored { at: Some(date) }, Some(version)) = (created, version)
             && let Some(wanted) = fell_short(until.secs(), date, self.length_of(lock))
         {
@@ -205,28 +184,8 @@ impl S3Store {
     /// Reads, and when the answer takes too long asks once more on another connection: the first answer counts.
     async fn read(&self, key: &str, version: Option<&str>, front: Option<u64>) -> Result<Option<Object>, StoreError> {
         // How long a whole object is, only the answer tells.
-        let (len, began) = (front.map_or(usize::MAX, |front| front as usize), Instant::now());
-        let wait = self.reads.begin(len);
-        let mut first = pin!(self.read_once(key, version, front));
-        let early = match wait {
-            None => Some(first.as_mut().await),
-            Some(wait) => tokio::time::timeout(wait, first.as_mut()).await.ok(),
-        };
-        let (outcome, by_the_second) = match early {
-            Some(outcome) => (outcome, false),
-            None if !self.reads.take(Instant::now()) => (first.await, false),
-            None => match select(first, pin!(self.read_once(key, version, front))).await {
-                Either::Left((Ok(object), _)) => (Ok(object), false),
-                Either::Right((Ok(object), _)) => (Ok(object), true),
-                Either::Left((Err(_), second)) => (second.await, true),
-                Either::Right((Err(_), first)) => (first.await, false),
-            },
-        };
-        match &outcome {
-            Ok(_) => self.reads.answered(len, began.elapsed(), by_the_second),
-            Err(error) => self.reads.failed(error.kind == StoreErrorKind::Throttled, Instant::now()),
-        }
-        outcome
+        let len = front.map_or(usize::MAX, |front| front as usize);
+        self.reads.run(len, || self.read_once(key, version, front)).await
     }
 
     async fn read_once(

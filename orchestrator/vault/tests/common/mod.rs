@@ -129,7 +129,12 @@ pub async fn read_until(reader: &mut LogReader, from: Lsn, upto: Lsn) -> Vec<u8>
 
 /// A client that is not the vault's.
 pub fn s3_client(server: &SeaweedFS) -> Client {
-    let keys = Credentials::new(server.access_key(), server.secret_key(), None, None, "test");
+    s3_client_of(server, server.access_key(), server.secret_key())
+}
+
+/// The same with the keys of somebody else.
+pub fn s3_client_of(server: &SeaweedFS, access_key: &str, secret_key: &str) -> Client {
+    let keys = Credentials::new(access_key, secret_key, None, None, "test");
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new("us-east-1"))

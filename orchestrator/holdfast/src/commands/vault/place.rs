@@ -87,8 +87,6 @@ impl Where {
     ///
     /// # Errors
     /// As of [`Where::open`].
-    // Used by subcommands that need more than a Vault.
-    #[allow(dead_code)]
     pub(crate) async fn config(&self) -> anyhow::Result<VaultConfig> {
         if self.vault.is_some() {
             return Ok(self.in_cluster().await?.config);

@@ -120,32 +120,15 @@ impl Inner {
     }
 
     fn list(&self, request: &ListRequest<'_>) -> Listing {
-        let mut listing = Listing::default();
-        for (key, stands) in self.keys.range(request.prefix.to_owned()..) {
-            let key = key.trim_end_matches('~');
-            let Some(rest) = key.strip_prefix(request.prefix) else { break };
-            let Some(newest) = stands.versions.last().filter(|_| !stands.hidden) else { continue };
-            if key <= request.after || newest.turn + self.unlisted > self.turn {
-                continue;
-            }
-            if listing.entries.len() + listing.folders.len() >= request.limit {
-                listing.more = true;
-                break;
-            }
-            match rest.split_once('/').filter(|_| request.folders) {
-                Some((folder, _)) => {
-                    let folder = format!("{}{folder}/", request.prefix);
-                    if listing.folders.last() != Some(&folder) {
-                        listing.folders.push(folder);
-                    }
-                }
-                None => {
-                    let (size, last_modified) = (newest.bytes.len() as u64, Some(newest.at));
-                    listing.entries.push(Entry { key: key.to_owned(), size, last_modified });
-                }
-            }
-        }
-        listing
+        let below = self.keys.range(request.prefix.to_owned()..);
+        let below = below.take_while(|(key, _)| key.starts_with(request.prefix));
+        let entries = below.filter_map(|(key, stands)| {
+            let newest = stands.versions.last().filter(|_| !stands.hidden)?;
+            let listed = newest.turn + self.unlisted <= self.turn;
+            let (key, size) = (key.trim_end_matches('~').to_owned(), newest.bytes.len() as u64);
+            listed.then_some(Entry { key, size, last_modified: Some(newest.at) })
+        });
+        Listing::page(request, entries)
     }
 }
 
