@@ -9,6 +9,7 @@ use std::time::Instant;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::error::{LabError, Result};
+use crate::exec::as_from_a_shell;
 use crate::lab::{Existing, Lab, Options, SiteStatus};
 use crate::network::Reach;
 use crate::paths::{Paths, repository};
@@ -319,7 +320,7 @@ fn path_with(programs: &components::Programs) -> Result<OsString> {
 
 fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = Command::new("cargo");
-    cargo.args(arguments).current_dir(repository());
+    as_from_a_shell(cargo.args(arguments).current_dir(repository()));
     cargo
 }
 

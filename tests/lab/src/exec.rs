@@ -45,6 +45,21 @@ where
     command
 }
 
+/// What cargo tells a program that it runs about the package of that program.
+const OF_A_PACKAGE: [&str; 5] =
+    ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE"];
+
+/// Makes a call of cargo look as it does from a shell. With the variables of the cargo that runs this program, build scripts
+/// that watch them (ring's does) run again, and half of the dependencies are built a second time, to and fro.
+pub(crate) fn as_from_a_shell(cargo: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        if OF_A_PACKAGE.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 /// Runs to the end and returns what was printed on standard output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().doing(|| format!("start {}", shown(command)))?;
@@ -164,6 +179,15 @@ mod tests {
             left => Err(format!("{left} are left")),
         })
         .unwrap();
+    }
+
+    #[test]
+    fn cargo_hears_nothing_of_the_package_whose_program_calls_it() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "run the tests by cargo");
+        let heard = run(as_from_a_shell(&mut command("env", [""; 0]))).unwrap();
+        let of_a_package = |line: &&str| OF_A_PACKAGE.iter().any(|prefix| line.starts_with(prefix));
+        assert_eq!(heard.lines().filter(of_a_package).collect::<Vec<_>>(), [""; 0]);
+        assert!(heard.lines().any(|line| line.starts_with("PATH=")), "{heard}");
     }
 
     #[test]

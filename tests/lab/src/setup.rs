@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::components::{self, Programs};
 use crate::error::{LabError, Result};
-use crate::exec::{mortal, run};
+use crate::exec::{as_from_a_shell, mortal, run};
 use crate::images::{self, AppImage, BaseImages, app_binary, build_app};
 use crate::machine;
 use crate::paths::{Paths, repository};
@@ -40,7 +40,8 @@ pub(crate) fn apps(paths: &Paths, setup: &Setup, build: bool, progress: &Progres
         let first = !APPS.iter().all(|name| app_binary(name).is_file());
         let step = progress.step("building holdfast and hospital", first.then_some(Duration::from_secs(300)));
         let programs = ["--bin", "holdfast", "--bin", "hospital", "--bin", "holdfast-lab"];
-        run(mortal("cargo", ["build", "--quiet"]).args(programs).current_dir(repository()))?;
+        let mut cargo = mortal("cargo", ["build", "--quiet"]);
+        run(as_from_a_shell(cargo.args(programs).current_dir(repository())))?;
         step.done();
     }
     let (built, missing): (Vec<_>, Vec<_>) = APPS.iter().partition(|name| app_binary(name).is_file());

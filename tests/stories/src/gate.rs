@@ -3,7 +3,7 @@
 //! Steps of a failover take from milliseconds to seconds, so nobody who watches can tell for sure that an operator died in
 //! one. Here it is certain: the step has been carried out, the record with its end has arrived and is not stored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -41,8 +41,8 @@ pub struct Gate {
 #[derive(Default)]
 struct Seen {
     running: BTreeSet<String>,
-    /// Steps whose end was caught once; it passes the second time.
-    caught: BTreeSet<String>,
+    /// Steps whose end was caught once, and from which operator: from the next one it passes.
+    caught: BTreeMap<String, String>,
 }
 
 #[derive(Clone)]
@@ -97,12 +97,16 @@ impl Door {
         let (refuse, refused) = oneshot::channel();
         let caught = {
             let mut seen = self.seen();
-            let ends = record.lines.iter().filter_map(|line| ended(&line.entry));
-            let done: BTreeSet<_> = ends.filter(|step| !seen.caught.contains(step)).collect();
+            let ends: BTreeSet<_> = record.lines.iter().filter_map(|line| ended(&line.entry)).collect();
+            // A request that has no answer yet is sent again: the same record must not slip through.
+            if ends.iter().any(|step| seen.caught.get(step) == Some(&record.runner)) {
+                return true;
+            }
+            let done: BTreeSet<_> = ends.into_iter().filter(|step| !seen.caught.contains_key(step)).collect();
             if done.is_empty() {
                 return false;
             }
-            seen.caught.extend(done.iter().cloned());
+            seen.caught.extend(done.iter().map(|step| (step.clone(), record.runner.clone())));
             Caught { done, running: seen.running.clone(), _refuse: refuse }
         };
         // Nobody listens any more: it passes.

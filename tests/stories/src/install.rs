@@ -12,6 +12,9 @@ use uuid::Uuid;
 
 use crate::story::NAMESPACE;
 
+/// The file of the private key that lies in the safe.
+pub(crate) const SAFE_KEY: &str = "safe.key";
+
 /// What is made up for one story and never leaves its folder and its sites.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -30,7 +33,7 @@ impl Setup {
     pub(crate) fn new(folder: &Path, endpoint: &str) -> Result<Self> {
         let setup = Self {
             folder: folder.to_owned(),
-            recipients: [key(folder, "age", "standby.key")?, key(folder, "age", "safe.key")?],
+            recipients: [key(folder, "age", "standby.key")?, key(folder, "age", SAFE_KEY)?],
             writers: [
                 key(folder, "writer", &writer_file(Site::Primary))?,
                 key(folder, "writer", &writer_file(Site::Standby))?,
@@ -76,6 +79,11 @@ impl Setup {
 
     pub(crate) fn recipients(&self) -> &[String; 2] {
         &self.recipients
+    }
+
+    /// Of the role that Holdfast has in the databases.
+    pub(crate) fn holdfast_password(&self) -> &str {
+        &self.holdfast_password
     }
 
     /// Operator and custom resources.
@@ -171,7 +179,7 @@ pub(crate) fn secret(name: &str, data: &[(&str, &str)]) -> Value {
 }
 
 /// The file of a site's writer key.
-fn writer_file(site: Site) -> String {
+pub(crate) fn writer_file(site: Site) -> String {
     format!("{}-writer.key", site.name())
 }
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use holdfast_lab::Site;
 
-use crate::install::beside_us;
+use crate::install::{SAFE_KEY, beside_us, writer_file};
 use crate::story::Story;
 
 /// What one paste may take: a whole walk with its waits.
@@ -63,6 +63,24 @@ impl Story {
         ensure!(output.status.success(), "{}:\n{printed}\n{said}", output.status);
         println!("{printed}");
         Ok(printed)
+    }
+
+    /// A block of the runbook's way by hand, with what a person at this site puts in for its placeholders, the key from the
+    /// safe among it. The files are in this story's folder.
+    pub fn filled_in(&self, site: Site, block: &str) -> String {
+        let credentials = self.lab.credentials(site);
+        let endpoint = self.lab.cloud().endpoint_in_sites();
+        let file = |name: &str| self.folder().join(name).display().to_string();
+        let table = [
+            ("WRITERKEYFILE", file(&writer_file(site))),
+            ("KEYFILE", file(SAFE_KEY)),
+            ("'ID'", format!("'{}'", credentials.access_key)),
+            ("'SECRET'", format!("'{}'", credentials.secret_key)),
+            ("'PASSWORD'", format!("'{}'", self.holdfast_password())),
+            ("/root/recover", file("by-hand")),
+            (&endpoint, self.lab.cloud().endpoint()),
+        ];
+        table.iter().fold(block.to_owned(), |text, (from, to)| text.replace(from, to))
     }
 }
 

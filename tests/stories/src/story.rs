@@ -85,6 +85,11 @@ impl Story {
         Ok(self.lab.site(site).client().await?)
     }
 
+    /// Of the role that Holdfast has in the databases.
+    pub(crate) fn holdfast_password(&self) -> &str {
+        self.setup.holdfast_password()
+    }
+
     /// Keys that everything of this story is encrypted to.
     pub fn recipients(&self) -> &[String; 2] {
         self.setup.recipients()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use holdfast_api::condition::{reasons, types};
 use holdfast_api::drill::IsolationProbe;
-use holdfast_api::run::RunPhase;
+use holdfast_api::run::{RunPhase, Step};
 use holdfast_api::{Condition, Conditions, Drill, DrillStatus};
 use holdfast_recovery::graph::{StepKind, Subject};
 use holdfast_recovery::{Graph, Phase, Plan, RunState};
@@ -32,6 +32,10 @@ impl Mirror for DrillMirror {
     fn status(&mut self, state: &RunState) -> DrillStatus {
         self.last = render(&self.graph, &self.plan, state, &self.last, self.drill.metadata.generation);
         self.last.clone()
+    }
+
+    fn steps(&self) -> &[Step] {
+        &self.last.steps
     }
 
     fn conditions(status: &DrillStatus) -> Vec<Condition> {

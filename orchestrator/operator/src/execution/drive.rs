@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join;
 use holdfast_api::Condition;
+use holdfast_api::run::{Step, StepPhase};
 use holdfast_recovery::journal::{JournalError, Opening};
 use holdfast_recovery::{Executor, Graph, Phase, Retry, RunEnd, RunError, RunState, Runner};
 use jiff::Timestamp;
@@ -83,6 +83,9 @@ pub trait Mirror: Send {
     /// The whole status; called for each change, in order.
     fn status(&mut self, state: &RunState) -> Self::Status;
 
+    /// The steps as the status had them last.
+    fn steps(&self) -> &[Step];
+
     /// Its conditions.
     fn conditions(status: &Self::Status) -> Vec<Condition>;
 
@@ -112,7 +115,9 @@ where
     let (executor, journal) = (Arc::new(run.executor), Arc::new(run.journal));
     let runner = Runner::new(run.graph.clone(), executor, journal, id, Timestamp::now, cancelled).with_retry(run.retry);
     let mut view = runner.watch();
-    let mut show = Show { ctx, object, graph: run.graph, kind, mirror, conditions, seen: RunState::default() };
+    let told = mirror.steps().to_vec();
+    let seen = RunState::default();
+    let mut show = Show { ctx, object, graph: run.graph, kind, mirror, conditions, seen, told };
     let mut task = AbortOnDropHandle::new(tokio::spawn(runner.run(run.opening).instrument(run.span)));
     let mut poll = interval(CANCEL_POLL);
     ctx.runs.running.inc();
@@ -164,6 +169,8 @@ struct Show<'a, K, M> {
     mirror: M,
     conditions: Vec<Condition>,
     seen: RunState,
+    /// What the process before this one wrote into the status, and told before that.
+    told: Vec<Step>,
 }
 
 impl<K: Applicable + Sync, M: Mirror> Show<'_, K, M> {
@@ -171,29 +178,36 @@ impl<K: Applicable + Sync, M: Mirror> Show<'_, K, M> {
         self.ctx.runs.observe(&self.kind, &self.graph, &self.seen, &state);
         let status = self.mirror.status(&state);
         let conditions = M::conditions(&status);
-        let (written, ()) = join(self.ctx.patch_status(self.object, &status), self.events(&state, &conditions)).await;
+        // First the event: a process that is killed in between tells it twice, and not never.
+        self.events(&state, &conditions).await;
+        let written = self.ctx.patch_status(self.object, &status).await;
         self.seen = state;
         self.conditions = conditions;
         written
     }
 
     async fn events(&self, state: &RunState, conditions: &[Condition]) {
-        // What was done before this process began was told by the process that did it.
-        let resumed = self.seen.opening.is_none() && state.next > 1;
-        for step in self.graph.steps().filter(|_| !resumed) {
+        for step in self.graph.steps() {
             let (id, at) = (&step.id, state.step(&step.id));
             let Some(at) = at else { continue };
+            let told = self.told.iter().find(|told| told.name == id.as_str());
             // Events of one object with the same reason and action become one: the step's own name keeps them apart.
-            if became(&self.seen, state, id, Phase::Done) {
+            if became(&self.seen, state, id, Phase::Done) && !told.is_some_and(|told| told.state == StepPhase::Done) {
                 let found = at.result.as_ref().and_then(|r| r.get("summary")?.as_str());
                 let note = format!("{id}: {}", found.unwrap_or("done"));
                 self.ctx.normal(self.object, "StepDone", id.as_str(), &note).await;
             }
-            if became(&self.seen, state, id, Phase::Failed) {
+            let attempts = i64::from(at.attempts);
+            let told = told.is_some_and(|told| failed(told.state) && i64::from(told.attempts) == attempts);
+            if became(&self.seen, state, id, Phase::Failed) && !told {
                 let note = format!("{id}, attempt {}: {}; {}", at.attempts, at.message, at.hint);
                 self.ctx.warning(self.object, "StepFailed", id.as_str(), &note).await;
             }
         }
         self.ctx.publish_transitions(self.object, &self.conditions, conditions).await;
     }
+}
+
+fn failed(phase: StepPhase) -> bool {
+    matches!(phase, StepPhase::Failed | StepPhase::Retrying)
 }

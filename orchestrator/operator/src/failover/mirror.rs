@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_api::condition::{reasons, types};
-use holdfast_api::run::RunPhase;
+use holdfast_api::run::{RunPhase, Step};
 use holdfast_api::{Condition, Conditions, Failover, FailoverStatus};
 use holdfast_recovery::graph::StepKind;
 use holdfast_recovery::{Graph, Plan, RunState};
@@ -32,6 +32,10 @@ impl Mirror for FailoverMirror {
         let generation = self.failover.metadata.generation;
         self.last = render(&self.graph, &self.plan, state, &self.last, generation);
         self.last.clone()
+    }
+
+    fn steps(&self) -> &[Step] {
+        &self.last.steps
     }
 
     fn conditions(status: &FailoverStatus) -> Vec<Condition> {

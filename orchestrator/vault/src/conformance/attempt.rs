@@ -27,6 +27,8 @@ const ATTEMPTS: u32 = 3;
 const SHORT_LOCK: Duration = Duration::from_secs(4);
 /// How long what a listing shows may lag behind, where that is not what is tried.
 const SETTLING: Duration = Duration::from_secs(6);
+/// How long the end of a short lock is waited for at most, by the store's clock.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How often is looked whether the locks are over.
 const WAIT: Duration = Duration::from_secs(15);
 /// How many versions are deleted at a time.
@@ -381,13 +383,20 @@ impl Cx {
         }
     }
 
-    /// Waits until this moment of the store's clock is surely over.
-    pub(super) async fn wait_until(&self, moment: Timestamp) {
+    /// Waits until this moment of the store's clock, the end of a short lock, is surely over. Of a store whose clock jumps,
+    /// or that makes a lock of seconds last for years, nobody waits for the end.
+    pub(super) async fn wait_until(&self, moment: Timestamp) -> Tried {
         let left = moment.duration_since(self.now());
-        if left.is_positive() {
-            tokio::time::sleep(left.unsigned_abs()).await;
+        // A negative one is over.
+        let left = Duration::try_from(left).unwrap_or_default();
+        if left > LONGEST_WAIT {
+            let seconds = left.as_secs();
+            return wrong(format!(
+                "a lock of {SHORT_LOCK:?} ends in {seconds} s by the store's own clock: it locks for longer, or its clock jumps"
+            ));
         }
-        tokio::time::sleep(SECOND).await;
+        tokio::time::sleep(left + SECOND).await;
+        Ok(())
     }
 
     /// Passes while a lock held against an attempt, by what is there afterwards and not by the answer.
@@ -429,7 +438,7 @@ impl Cx {
             }
         }
         let stored = self.stored_as(name, Put { until: Some(self.briefly_locked()), ..put }).await?;
-        self.wait_until(stored.until).await;
+        self.wait_until(stored.until).await?;
         Ok(stored)
     }
 

@@ -42,7 +42,7 @@ async fn is_stored(cx: &Cx) -> Tried {
 async fn refuses_delete(cx: &Cx) -> Tried {
     cx.may_delete().await?;
     let stored = held(cx).await?;
-    cx.wait_until(lock_of(cx, &stored).await?.until).await;
+    cx.wait_until(lock_of(cx, &stored).await?.until).await?;
     let reply = cx.ask(|| cx.raw().delete(&stored.key, Some(&stored.id), false)).await?;
     if reply.said.is_ok() {
         return wrong("a version under a legal hold was deleted");

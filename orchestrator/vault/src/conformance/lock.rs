@@ -133,7 +133,7 @@ async fn lets_delete(cx: &Cx) -> Tried {
     cx.may_delete().await?;
     let put = Put { until: Some(cx.briefly_locked()), ..cx.create_of("locked for a moment") };
     let stored = cx.stored_as("k", put).await?;
-    cx.wait_until(lock_of(cx, &stored).await?.until).await;
+    cx.wait_until(lock_of(cx, &stored).await?.until).await?;
     let reply = cx.ask(|| cx.raw().delete(&stored.key, Some(&stored.id), false)).await?;
     if let Err(refusal) = reply.said {
         return wrong(format!("a second after the end of its lock a version cannot be deleted ({refusal})"));

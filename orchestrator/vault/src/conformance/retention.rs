@@ -84,7 +84,7 @@ async fn extended_holds(cx: &Cx) -> Tried {
     let reply = cx.ask(|| cx.raw().retain(&stored.key, &stored.id, Some(&longer), false)).await?;
     needed("set a later end of a lock", reply)?;
     stored.until = longer.until;
-    cx.wait_until(first).await;
+    cx.wait_until(first).await?;
     let reply = cx.ask(|| cx.raw().delete(&stored.key, Some(&stored.id), false)).await?;
     cx.withstood(&stored, "a deletion after the first end of an extended lock", &reply).await
 }

@@ -1,54 +1,71 @@
 //! Parts of Holdfast are killed with -9 while they work.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use holdfast_api::Failover;
-use holdfast_api::StandbyDatabase;
+use anyhow::{Context, ensure};
 use holdfast_api::condition::types;
 use holdfast_api::run::RunPhase;
-use holdfast_stories::{NAMESPACE, Site, story};
-use kube::api::Api;
+use holdfast_api::{Failover, StandbyDatabase};
+use holdfast_stories::{Gate, NAMESPACE, OPERATOR, Site, Story, part, story, tells_of_success};
 
+/// Of each database five steps, of each service three.
+const STEPS: usize = 3 * 5 + 3 * 3;
+
+/// In each of the 24 steps: it has been carried out, and its end is not in the journal yet. (Before and after every single
+/// write of the journal and every effect: `orchestrator/recovery/tests/runner.rs`.)
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_is_killed_at_every_step_of_a_failover() -> anyhow::Result<()> {
     story("operator killed", async |story| {
-        story.open_hospital().await?;
-        let load = story.load(8)?;
-        story.acknowledged(&load, 300).await?;
+        let mut gate = Gate::start(&story.lab.cloud().endpoint()).await?;
+        story.open_primary().await?;
+        story.reach_the_bucket_at(&gate.endpoint())?;
+        story.open_standby().await?;
+        let load = story.load(4)?;
+        story.acknowledged(&load, 200).await?;
         story.lab.site(Site::Primary).kill().await?;
         story.order_failover("failover-1").await?;
 
-        let api = Api::<Failover>::namespaced(story.client(Site::Standby).await?, NAMESPACE);
-        let mut killed_at = BTreeSet::new();
-        let mut kills = 0;
-        loop {
-            let status = api.get("failover-1").await?.status.unwrap_or_default();
-            if status.phase.is_over() {
-                anyhow::ensure!(status.phase == RunPhase::Succeeded, "{status:?}");
-                break;
-            }
-            let begun = status.steps.iter().filter(|step| step.started_at.is_some()).map(|step| step.name.clone());
-            let fresh: Vec<_> = begun.filter(|name| !killed_at.contains(name)).collect();
-            let operator = "app.kubernetes.io/component=operator";
-            // A step counts only when a living operator was killed in it: the next one may not have started yet.
-            if !fresh.is_empty() && story.kill_pod(Site::Standby, "holdfast-system", operator).await? > 0 {
-                println!("killed the operator at {}", fresh.join(", "));
-                killed_at.extend(fresh);
-                kills += 1;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        println!("{kills} operators were killed, at {} steps", killed_at.len());
-        anyhow::ensure!(
-            killed_at.len() >= 12 && kills >= 6,
-            "killed {kills} times, at these steps only: {killed_at:?}"
-        );
+        let killed_in = kill_at_every_end(story, &mut gate).await?;
+        let failover = story.failover_succeeded("failover-1").await?;
+        let status = failover.status.context("a failover without status")?;
+        let steps: BTreeSet<_> = status.steps.iter().map(|step| step.name.clone()).collect();
+        ensure!(steps.len() == STEPS, "{steps:?}");
+        let spared: Vec<_> = steps.difference(&killed_in).collect();
+        ensure!(spared.is_empty(), "the operator was not killed in {spared:?}");
+        // Whole, in order and chained, although dozens of operators wrote it.
+        let evidence = status.evidence.context("a failover without evidence")?;
+        tells_of_success(&story.journal(&evidence).await?, &status.steps)?;
+
         story.acknowledged(&load, 100).await?;
         load.stop().await?;
         story.nothing_is_lost(Site::Standby).await
     })
     .await
+}
+
+/// Kills the operator whenever the end of a step is on its way into the journal, until the failover is over. Returns in
+/// which steps that was: begun as far as the journal knows, and not ended.
+async fn kill_at_every_end(story: &Story, gate: &mut Gate) -> anyhow::Result<BTreeSet<String>> {
+    let over = story.over::<Failover>("failover-1", |failover| failover.status.as_ref().map(|status| status.phase));
+    tokio::pin!(over);
+    let (mut killed_in, mut kills) = (BTreeSet::new(), 0);
+    loop {
+        let caught = tokio::select! {
+            over = &mut over => {
+                let phase = over?.status.unwrap_or_default().phase;
+                ensure!(phase == RunPhase::Succeeded, "it ended as {phase:?}");
+                println!("{kills} operators were killed, in {} steps", killed_in.len());
+                return Ok(killed_in);
+            }
+            caught = gate.caught() => caught.context("the gate is closed")?,
+        };
+        let killed = story.kill_pod(Site::Standby, "holdfast-system", OPERATOR).await?;
+        ensure!(killed == 1, "{killed} operators were killed at the end of {:?}", caught.done);
+        ensure!(caught.done.is_subset(&caught.running), "{:?} were not begun: {:?}", caught.done, caught.running);
+        println!("killed the operator at the end of {:?}", caught.done);
+        killed_in.extend(caught.done.iter().cloned());
+        kills += 1;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,8 +107,4 @@ async fn a_relay_is_killed_under_load() -> anyhow::Result<()> {
         story.nothing_is_lost(Site::Standby).await
     })
     .await
-}
-
-fn part(database: &str, component: &str) -> String {
-    format!("holdfast.dev/name={database},app.kubernetes.io/component={component}")
 }

@@ -6,8 +6,10 @@
 mod bad_input;
 mod bad_plan;
 mod bucket_off;
+mod by_the_page;
 mod drill;
 mod killed;
 mod network_cut;
 mod power_cut;
+mod schema;
 mod watched;
