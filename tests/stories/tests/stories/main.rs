@@ -10,4 +10,5 @@ mod drill;
 mod killed;
 mod network_cut;
 mod power_cut;
+mod verified;
 mod watched;
