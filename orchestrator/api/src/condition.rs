@@ -20,6 +20,8 @@ pub mod types {
     pub const ESCROW_CONFIGURED: &str = "EscrowConfigured";
     /// Vault: only named writers are believed, and this site is one of them.
     pub const WRITERS_TRUSTED: &str = "WritersTrusted";
+    /// Vault: the last pass over everything that is stored found nothing wrong.
+    pub const INTACT: &str = "Intact";
     /// Database: every commit that is acknowledged is in the vault (or is, up to the lag, when Asynchronous).
     pub const PROTECTED: &str = "Protected";
     /// Database: another site owns the log now. Bad news: True is what is wrong.
@@ -28,6 +30,8 @@ pub mod types {
     pub const BACKUP_FRESH: &str = "BackupFresh";
     /// StandbyDatabase: a hot standby replays what arrives in the vault.
     pub const FOLLOWING: &str = "Following";
+    /// StandbyDatabase: its archiver puts the log into segments and indexes in time, and keeps the locks long enough.
+    pub const ARCHIVING: &str = "Archiving";
     /// StandbyDatabase: it was promoted and takes writes.
     pub const PROMOTED: &str = "Promoted";
     /// RecoveryPlan: the plan has no fault that can be seen without executing it.
@@ -62,8 +66,12 @@ pub mod reasons {
     pub const SEVERAL_RECIPIENTS: &str = "SeveralRecipients";
     /// Only named writers are believed.
     pub const NAMED_WRITERS: &str = "NamedWriters";
+    /// Everything that is stored was looked at and found sound.
+    pub const VERIFIED: &str = "Verified";
     /// The standby replays what arrives in the vault.
     pub const REPLAYING: &str = "Replaying";
+    /// Segments and an index cover the log soon after it is written.
+    pub const IN_SEGMENTS: &str = "InSegments";
     /// The database was promoted.
     pub const PROMOTED: &str = "Promoted";
 
@@ -124,6 +132,24 @@ pub mod reasons {
     pub const BAD_RECIPIENT: &str = "BadRecipient";
     /// Only one key can decrypt.
     pub const ONE_RECIPIENT: &str = "OneRecipient";
+    /// An object cannot be read, or is not what was written.
+    pub const DAMAGED_OBJECT: &str = "DamagedObject";
+    /// An object that must be there is not.
+    pub const MISSING_OBJECT: &str = "MissingObject";
+    /// An object is sound, and by nobody who is trusted.
+    pub const UNTRUSTED_OBJECT: &str = "UntrustedObject";
+    /// Somebody put something over an object; the object itself is read as it was.
+    pub const TAMPERED_OBJECT: &str = "TamperedObject";
+    /// An object is not locked, or no longer.
+    pub const UNLOCKED_OBJECT: &str = "UnlockedObject";
+    /// None of this site's private keys opens an object.
+    pub const UNREADABLE_OBJECT: &str = "UnreadableObject";
+    /// Nothing is stored that could be looked at.
+    pub const NOTHING_STORED: &str = "NothingStored";
+    /// The last complete pass over everything that is stored is too old.
+    pub const VERIFICATION_OVERDUE: &str = "VerificationOverdue";
+    /// The spec says that nothing is to be done.
+    pub const SUSPENDED: &str = "Suspended";
     /// Not known while the vault is not ready.
     pub const UNKNOWN: &str = "Unknown";
 
@@ -140,6 +166,10 @@ pub mod reasons {
     pub const AGENT_UNREACHABLE: &str = "AgentUnreachable";
     /// The relay does not answer.
     pub const RELAY_UNREACHABLE: &str = "RelayUnreachable";
+    /// The archiver does not answer.
+    pub const ARCHIVER_UNREACHABLE: &str = "ArchiverUnreachable";
+    /// The log has run on beyond the newest index for more than half the lifetime of chunks.
+    pub const ARCHIVER_BEHIND: &str = "ArchiverBehind";
     /// PostgreSQL does not answer.
     pub const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
     /// A pod that Holdfast made does not run.

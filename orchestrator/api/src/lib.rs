@@ -26,7 +26,7 @@ pub use failover::{Failover, FailoverSpec, FailoverStatus};
 pub use protected_database::{ProtectedDatabase, ProtectedDatabaseSpec, ProtectedDatabaseStatus};
 pub use recovery_plan::{RecoveryPlan, RecoveryPlanSpec, RecoveryPlanStatus};
 pub use standby_database::{StandbyDatabase, StandbyDatabaseSpec, StandbyDatabaseStatus};
-pub use vault::{CHECK_NOW_ANNOTATION, Vault, VaultSpec, VaultStatus};
+pub use vault::{CHECK_NOW_ANNOTATION, VERIFY_NOW_ANNOTATION, Vault, VaultSpec, VaultStatus};
 
 /// The API group of every kind here.
 pub const GROUP: &str = "holdfast.dev";

@@ -1,10 +1,11 @@
 //! StandbyDatabase: a hot standby that has nothing but the vault.
 
+use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{Durability, ObjectName, Problem, Protection, SecretReference};
+use crate::common::{Durability, ObjectName, Problem, Protection, SecretReference, date_time};
 use crate::condition::{Condition, Conditioned};
 
 /// A hot standby, restored from the vault and following it.
@@ -34,7 +35,9 @@ use crate::condition::{Condition, Conditioned};
     printcolumn(name = "Role", type_ = "string", json_path = ".status.role"),
     printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.epoch"),
     printcolumn(name = "Protected", type_ = "string", description = "After promotion: whether acknowledged commits are in the vault", json_path = ".status.conditions[?(@.type==\"Protected\")].status"),
+    printcolumn(name = "Archiving", type_ = "string", description = "Whether its archiver puts the log into segments in time", json_path = ".status.conditions[?(@.type==\"Archiving\")].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Archived", type_ = "string", priority = 1, description = "All WAL below is in segments", json_path = ".status.archive.archivedLsn"),
     printcolumn(name = "Message", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type==\"Ready\")].message")
 )]
 #[x_kube(
@@ -184,10 +187,37 @@ pub struct StandbyDatabaseStatus {
     /// What its agent reports; it protects the database once it is promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<Protection>,
-    /// Ready, Following, Promoted, and after promotion Protected, Fenced, BackupFresh.
+    /// What its archiver reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<Archive>,
+    /// Ready, Following, Archiving, Promoted, and after promotion Protected, Fenced, BackupFresh.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// How far the log is in segments and indexes, as the archiver reports it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Archive {
+    /// State of the archiver: Starting, Archiving, Retrying, Damaged or Refused.
+    pub state: String,
+    /// All WAL below this position is in segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived_lsn: Option<String>,
+    /// End of the log in the newest index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub indexed_lsn: Option<String>,
+    /// Number of the newest index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<i64>,
+    /// For how long the log has run on beyond the newest index, in whole minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_behind_minutes: Option<i64>,
+    /// Up to when what the newest base backup needs is locked, at least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "date_time")]
+    pub held_until: Option<Timestamp>,
 }
 
 impl Conditioned for StandbyDatabaseStatus {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::common::{SecretReference, date_time};
+use crate::common::{Problem, SecretReference, date_time};
 use crate::condition::{Condition, Conditioned};
 
 /// The retention of chunks where the spec says none, in days.
@@ -13,6 +13,10 @@ const DEFAULT_CHUNK_RETENTION_DAYS: u32 = 7;
 /// Annotation of a Vault: each new value makes the operator probe the lock at once, e.g.
 /// `kubectl annotate --overwrite vault hospital holdfast.dev/check-now="$(date)"`.
 pub const CHECK_NOW_ANNOTATION: &str = "holdfast.dev/check-now";
+
+/// Annotation of a Vault: each new value makes the operator begin a pass over everything that is stored, at once or after
+/// the pass that is under way, e.g. `kubectl annotate --overwrite vault hospital holdfast.dev/verify-now="$(date)"`.
+pub const VERIFY_NOW_ANNOTATION: &str = "holdfast.dev/verify-now";
 
 /// Where the databases' log and backups are stored, and who can decrypt them.
 ///
@@ -34,10 +38,12 @@ pub const CHECK_NOW_ANNOTATION: &str = "holdfast.dev/check-now";
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Lock", type_ = "string", description = "Whether a lock was tried and held", json_path = ".status.conditions[?(@.type==\"LockEnforced\")].status"),
+    printcolumn(name = "Intact", type_ = "string", description = "Whether everything that is stored was found sound", json_path = ".status.conditions[?(@.type==\"Intact\")].status"),
     printcolumn(name = "Escrow", type_ = "string", description = "Whether more than one key can decrypt", json_path = ".status.conditions[?(@.type==\"EscrowConfigured\")].status"),
     printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.bucket"),
     printcolumn(name = "Retention", type_ = "integer", description = "Days", json_path = ".spec.retentionDays"),
     printcolumn(name = "Checked", type_ = "date", json_path = ".status.lastChecked"),
+    printcolumn(name = "Verified", type_ = "date", priority = 1, description = "When the last pass over everything ended", json_path = ".status.verification.lastCompleted"),
     printcolumn(name = "Message", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type==\"Ready\")].message")
 )]
 #[x_kube(
@@ -92,6 +98,9 @@ pub struct VaultSpec {
     /// stores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing: Option<SecretReference>,
+    /// How the operator proves again and again that what is stored can be restored.
+    #[serde(default)]
+    pub verification: Verification,
 }
 
 impl VaultSpec {
@@ -147,6 +156,115 @@ pub struct Writer {
     pub not_after: Option<Timestamp>,
 }
 
+/// Passes over everything that is stored: each object's header, signature, place in its chain, versions and lock, and of
+/// some or all objects the body, which is decrypted and decompressed where the Vault has an `encryption.identity`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// Begin no pass, and stop the one that is under way.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Hours from the beginning of one pass to the beginning of the next. A pass that takes longer is followed by the next
+    /// at once.
+    #[serde(default = "default_verification_hours")]
+    #[schemars(range(min = 1, max = 720))]
+    pub interval_hours: u32,
+    /// Of how many objects the body and the lock are read, in per cent; chosen anew in each pass. Headers and versions are
+    /// always looked at. While something is wrong every body is read, so that bad luck does not hide it again. Left out:
+    /// 100 where the Vault has an `encryption.identity`, else 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub sample_percent: Option<u32>,
+    /// How much is read in a second, in MiB (2^20 bytes), on the average of some seconds. Many stores charge for reading.
+    #[serde(default = "default_verification_rate")]
+    #[schemars(range(min = 1, max = 10240))]
+    pub mebibytes_per_second: u32,
+}
+
+impl Default for Verification {
+    fn default() -> Self {
+        Self {
+            suspend: false,
+            interval_hours: default_verification_hours(),
+            sample_percent: None,
+            mebibytes_per_second: default_verification_rate(),
+        }
+    }
+}
+
+fn default_verification_hours() -> u32 {
+    24
+}
+
+fn default_verification_rate() -> u32 {
+    16
+}
+
+/// What the passes over everything that is stored have found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerificationStatus {
+    /// When the last pass began. Later than `lastCompleted`: it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "date_time")]
+    pub started: Option<Timestamp>,
+    /// When the last complete pass ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "date_time")]
+    pub last_completed: Option<Timestamp>,
+    /// The value of the annotation `holdfast.dev/verify-now` that the last pass answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<String>,
+    /// Objects that were looked at, in all parts.
+    #[serde(default)]
+    pub objects: i64,
+    /// Bytes that were read, in all parts.
+    #[serde(default)]
+    pub bytes: i64,
+    /// What is wrong, in all parts: how many findings.
+    #[serde(default)]
+    pub findings: i64,
+    /// Each database in the vault that these credentials may read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub databases: Vec<VerifiedPart>,
+    /// Journals, plans and evidence, which belong to no database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<VerifiedPart>,
+    /// Why the pass does not go on. It is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+/// What was found in a part of a vault.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifiedPart {
+    /// The database's name in the vault.
+    pub name: String,
+    /// When all of it had been looked at. Earlier than the beginning of the pass: what follows is of an earlier pass, or of
+    /// what has been looked at so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "date_time")]
+    pub completed: Option<Timestamp>,
+    /// Objects that were looked at.
+    #[serde(default)]
+    pub objects: i64,
+    /// Of these, objects whose body was read.
+    #[serde(default)]
+    pub bodies: i64,
+    /// Bytes that were read.
+    #[serde(default)]
+    pub bytes: i64,
+    /// How many findings there are.
+    #[serde(default)]
+    pub findings: i64,
+    /// What is worst: which object, what is wrong with it, which moments cannot be restored for it, what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst: Option<Problem>,
+}
+
 /// What was found out about the bucket.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -171,7 +289,10 @@ pub struct VaultStatus {
     /// The store's clock minus this site's, in seconds. Holdfast relies on neither; certificates do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_skew_seconds: Option<i64>,
-    /// Ready, LockEnforced, ClockInSync, EscrowConfigured, WritersTrusted.
+    /// What the passes over everything that is stored have found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerificationStatus>,
+    /// Ready, LockEnforced, ClockInSync, EscrowConfigured, WritersTrusted, Intact.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,

@@ -129,6 +129,19 @@ impl Context {
         K: Applicable,
         S: Serialize,
     {
+        self.patch_status_as(FIELD_MANAGER, object, status).await
+    }
+
+    /// Writes the part of a status that this field manager writes. It must hold every field of that part that should stay,
+    /// and none that another manager writes.
+    ///
+    /// # Errors
+    /// As [`Context::patch_status`].
+    pub async fn patch_status_as<K, S>(&self, manager: &str, object: &K, status: &S) -> Result<(), Error>
+    where
+        K: Applicable,
+        S: Serialize,
+    {
         let namespace = object.namespace().unwrap_or_default();
         let patch = json!({
             "apiVersion": K::api_version(&()),
@@ -136,7 +149,7 @@ impl Context {
             "metadata": { "name": object.name_any(), "uid": object.uid() },
             "status": status,
         });
-        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let params = PatchParams::apply(manager).force();
         self.api::<K>(&namespace)
             .patch_status(&object.name_any(), &params, &Patch::Apply(&patch))
             .await

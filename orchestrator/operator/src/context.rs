@@ -18,6 +18,7 @@ use crate::standby_database::LagTrackers;
 use crate::vault::Suitability;
 use crate::vault::metrics::CheckMetrics;
 use crate::vault_access::VaultCache;
+use crate::verification::metrics::VerificationMetrics;
 
 /// How long a role may take to answer `/status`.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +40,8 @@ pub struct Context {
     pub(crate) databases: DatabaseMetrics,
     /// Metrics of the checks of vaults.
     pub(crate) vault_checks: CheckMetrics,
+    /// Metrics of the verification of vaults.
+    pub(crate) verification: VerificationMetrics,
     /// The image of agents, relays and restores: the operator's own.
     pub image: String,
     /// The operator's namespace.
@@ -66,6 +69,7 @@ impl Context {
             runs: RunMetrics::new(&metrics),
             databases: DatabaseMetrics::new(&metrics),
             vault_checks: CheckMetrics::new(&metrics),
+            verification: VerificationMetrics::new(&metrics),
             recorder: Recorder::new(client.clone(), reporter),
             client,
             http,

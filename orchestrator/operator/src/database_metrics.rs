@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use holdfast_api::standby_database::Archive;
 use holdfast_api::{ProtectedDatabase, Protection, StandbyDatabase};
 use holdfast_wal::Lsn;
 use kube::ResourceExt;
@@ -65,6 +66,9 @@ pub(crate) struct DatabaseMetrics {
     protected: Progress,
     /// A standby behind the vault.
     standby: Progress,
+    /// All WAL below is in segments.
+    archived: Family<DatabaseLabels, Whole>,
+    index_behind: Family<DatabaseLabels, Whole>,
     requests: Family<RequestLabels, Counter>,
 }
 
@@ -86,6 +90,10 @@ impl DatabaseMetrics {
                 progress.lag_seconds.clone(),
             );
         }
+        let archived = "All WAL below is in segments, as a number";
+        metrics.register_under("standby", "archived_lsn", archived, new.archived.clone());
+        let behind = "For how long the log has run on beyond the newest index, in steps of a minute";
+        metrics.register_under("standby", "index_behind_seconds", behind, new.index_behind.clone());
         metrics.register("requests", "Status requests to agents and relays, by role and outcome", new.requests.clone());
         new
     }
@@ -105,6 +113,8 @@ impl DatabaseMetrics {
     fn take_from(&self, protected: &[Arc<ProtectedDatabase>], standbys: &[Arc<StandbyDatabase>]) {
         self.protected.clear();
         self.standby.clear();
+        self.archived.clear();
+        self.index_behind.clear();
         for database in protected {
             if let Some(said) = database.status.as_ref().and_then(|status| status.protection.as_ref()) {
                 self.protects(&labels(database.as_ref()), said);
@@ -112,12 +122,24 @@ impl DatabaseMetrics {
         }
         for standby in standbys {
             let (labels, Some(status)) = (labels(standby.as_ref()), standby.status.as_ref()) else { continue };
+            if let Some(archive) = &status.archive {
+                self.archives(&labels, archive);
+            }
             match &status.protection {
                 Some(said) => self.protects(&labels, said),
                 None => {
                     self.standby.set(&labels, status.replayed_lsn.as_ref(), status.lag_bytes, status.lag_seconds);
                 }
             }
+        }
+    }
+
+    fn archives(&self, labels: &DatabaseLabels, said: &Archive) {
+        if let Some(lsn) = said.archived_lsn.as_ref().and_then(|text| text.parse::<Lsn>().ok()) {
+            self.archived.get_or_create(labels).set(lsn.0);
+        }
+        if let Some(minutes) = said.index_behind_minutes {
+            self.index_behind.get_or_create(labels).set(minutes.unsigned_abs() * 60);
         }
     }
 
@@ -150,13 +172,16 @@ mod tests {
     fn a_standby_tells_its_lag_and_once_promoted_that_of_the_vault() {
         let registry = Metrics::new();
         let metrics = DatabaseMetrics::new(&registry);
-        let following = json!({"replayedLsn": "0/10", "lagBytes": 5, "lagSeconds": 1.5});
+        let following = json!({"replayedLsn": "0/10", "lagBytes": 5, "lagSeconds": 1.5,
+            "archive": {"state": "Archiving", "archivedLsn": "0/8", "indexBehindMinutes": 2}});
         metrics.take_from(&[], &[standby("lab", following), standby("new", json!(null))]);
         let text = registry.encode().unwrap();
         for line in [
             r#"holdfast_standby_replayed_lsn{namespace="h",database="lab"} 16"#,
             r#"holdfast_standby_lag_bytes{namespace="h",database="lab"} 5"#,
             r#"holdfast_standby_lag_seconds{namespace="h",database="lab"} 1.5"#,
+            r#"holdfast_standby_archived_lsn{namespace="h",database="lab"} 8"#,
+            r#"holdfast_standby_index_behind_seconds{namespace="h",database="lab"} 120"#,
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

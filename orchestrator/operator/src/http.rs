@@ -27,6 +27,7 @@ pub async fn serve(listen: SocketAddr, ctx: Arc<Context>, shutdown: Cancellation
 async fn metrics(State(ctx): State<Arc<Context>>) -> Response {
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ctx.databases.take(&ctx.stores);
+    ctx.verification.take(&ctx.stores);
     match ctx.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, format)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

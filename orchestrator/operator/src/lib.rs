@@ -26,6 +26,7 @@ pub mod runbook;
 pub mod standby_database;
 pub mod vault;
 pub mod vault_access;
+pub mod verification;
 
 pub use context::Context;
 pub use error::{Error, ReconcileError};

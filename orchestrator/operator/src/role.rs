@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use holdfast_api::condition::reasons;
 use holdfast_api::{Problem, StandbyDatabase};
 use holdfast_dataplane::instance::{Instance, InstanceError, Target};
-use holdfast_dataplane::status::{AgentStatus, RelayStatus};
+use holdfast_dataplane::status::{AgentStatus, ArchiverStatus, RelayStatus};
 use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 
@@ -98,6 +98,14 @@ impl Context {
     /// [`RoleError`].
     pub async fn relay_status(&self, namespace: &str, name: &str) -> Result<RelayStatus, RoleError> {
         self.status_of(namespace, name, Component::Relay).await
+    }
+
+    /// What the archiver of the StandbyDatabase `name` says of itself.
+    ///
+    /// # Errors
+    /// [`RoleError`].
+    pub async fn archiver_status(&self, namespace: &str, name: &str) -> Result<ArchiverStatus, RoleError> {
+        self.status_of(namespace, name, Component::Archiver).await
     }
 
     /// Asks twice: one lost answer is no reason to alarm anybody, and the pod may have a new address.

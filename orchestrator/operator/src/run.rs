@@ -96,6 +96,11 @@ pub async fn run(config: OperatorConfig, shutdown: CancellationToken) -> Result<
     start.controller(&ctx.stores.recovery_plans, writers.recovery_plans, crate::recovery_plan::reconcile);
     start.controller(&ctx.stores.failovers, writers.failovers, crate::failover::reconcile);
     start.controller(&ctx.stores.drills, writers.drills, crate::drill::reconcile);
+    let (verifying_ctx, verifying_shutdown) = (ctx.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        crate::verification::run(verifying_ctx, verifying_shutdown).await;
+        Ok(())
+    });
 
     let first = tasks.join_next().await;
     let stopped = shutdown.is_cancelled();
@@ -104,7 +109,7 @@ pub async fn run(config: OperatorConfig, shutdown: CancellationToken) -> Result<
     match first {
         Some(Ok(Err(error))) => Err(error),
         _ if stopped => Ok(()),
-        _ => Err(RunError::Ended("controller or HTTP server")),
+        _ => Err(RunError::Ended("controller, verification or HTTP server")),
     }
 }
 

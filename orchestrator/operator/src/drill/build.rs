@@ -91,9 +91,10 @@ fn cidr(ip: IpAddr) -> String {
     format!("{ip}/{bits}")
 }
 
-/// The same Vault, in the drill's namespace.
+/// The same Vault, in the drill's namespace. The original goes on proving what is stored, and this one need not.
 pub fn vault(namespace: &str, vault: &Vault) -> Vault {
     let mut copy = Vault::new(&vault.name_any(), vault.spec.clone());
+    copy.spec.verification.suspend = true;
     copy.metadata.namespace = Some(namespace.to_owned());
     copy
 }

@@ -1,5 +1,6 @@
 //! StandbyDatabase: restores a database from the vault and keeps it following, ready to be promoted.
 
+mod archive;
 mod build;
 mod lag;
 mod observe;

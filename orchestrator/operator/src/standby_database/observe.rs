@@ -8,7 +8,7 @@ use holdfast_api::condition::reasons;
 use holdfast_api::standby_database::Purpose;
 use holdfast_api::{Problem, StandbyDatabase, Vault};
 use holdfast_dataplane::instance::RecoveryState;
-use holdfast_dataplane::status::{AgentStatus, RelayStatus};
+use holdfast_dataplane::status::{AgentStatus, ArchiverStatus, RelayStatus};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -41,6 +41,8 @@ pub(crate) struct Observed {
     pub(crate) relay: Result<RelayStatus, RoleError>,
     /// None: a drill's copy has no agent.
     pub(crate) agent: Option<Result<AgentStatus, RoleError>>,
+    /// None: a drill's copy has no archiver.
+    pub(crate) archiver: Option<Result<ArchiverStatus, RoleError>>,
     /// For how long the server has been behind the vault.
     pub(crate) behind: Option<Duration>,
 }
@@ -63,11 +65,12 @@ pub(crate) async fn observe(standby: &StandbyDatabase, ctx: &Context) -> Result<
     let namespace = standby.namespace().unwrap_or_default();
     let name = standby.name_any();
     let vault = ctx.vault_object(&namespace, &standby.spec.vault.name);
-    let (secret, server, relay, agent) = tokio::join!(
+    let (secret, server, relay, agent, archiver) = tokio::join!(
         ctx.secret(&namespace, &standby.spec.credentials.secret_name),
         recovery_state(standby, ctx),
         ctx.relay_status(&namespace, &name),
         agent(standby, ctx),
+        archiver(standby, ctx),
     );
     let secret = secret?;
     let usable = secret_text(secret.as_ref(), "username").and_then(|_| secret_text(secret.as_ref(), "password"));
@@ -90,6 +93,7 @@ pub(crate) async fn observe(standby: &StandbyDatabase, ctx: &Context) -> Result<
         pod,
         relay,
         agent,
+        archiver,
     })
 }
 
@@ -104,6 +108,14 @@ async fn agent(standby: &StandbyDatabase, ctx: &Context) -> Option<Result<AgentS
     }
     let namespace = standby.namespace().unwrap_or_default();
     Some(ctx.agent_status(&namespace, &standby.name_any()).await)
+}
+
+async fn archiver(standby: &StandbyDatabase, ctx: &Context) -> Option<Result<ArchiverStatus, RoleError>> {
+    if standby.spec.purpose == Purpose::Drill {
+        return None;
+    }
+    let namespace = standby.namespace().unwrap_or_default();
+    Some(ctx.archiver_status(&namespace, &standby.name_any()).await)
 }
 
 fn behind(

@@ -7,6 +7,7 @@ use holdfast_dataplane::instance::RecoveryState;
 use holdfast_dataplane::status::{AgentStatus, RelayState, RelayStatus};
 use jiff::Timestamp;
 
+use super::archive;
 use super::observe::{Observed, PodState};
 use crate::protected_database::Fault;
 use crate::protection::{self, Wanted, signed};
@@ -39,6 +40,7 @@ pub(crate) fn derive(
     let promoted = is_promoted(standby, observed);
     let finding = judge(fault, observed, promoted);
     set_conditions(&mut conditions, standby, &finding, observed, now);
+    archive::set(&mut conditions, observed);
     let server = observed.server.as_ref().ok();
     let relay = observed.relay.as_ref().ok();
     let agent = observed.agent.as_ref().and_then(|a| a.as_ref().ok());
@@ -65,6 +67,12 @@ pub(crate) fn derive(
         sealed_lsn: relay.map_or(old.sealed_lsn, |r| text(r.sealed)),
         problem: finding.problem,
         protection: agent.filter(|_| promoted).map(protection::protection),
+        archive: match &observed.archiver {
+            Some(Ok(archiver)) => Some(archive::archive(archiver)),
+            // What is in segments stays there while nobody answers.
+            Some(Err(_)) => old.archive,
+            None => None,
+        },
         conditions: conditions.into_vec(),
     }
 }

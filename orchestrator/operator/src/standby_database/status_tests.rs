@@ -85,6 +85,10 @@ pub(crate) fn observed() -> Observed {
         pod: PodState::default(),
         relay: relay(RelayState::Serving, None),
         agent: agent(AgentState::Standby),
+        archiver: Some(Ok(holdfast_dataplane::status::ArchiverStatus {
+            state: holdfast_dataplane::status::ArchiverState::Archiving,
+            ..Default::default()
+        })),
         behind: Some(Duration::from_millis(1540)),
     }
 }

@@ -19,6 +19,7 @@ use kube::runtime::controller::Action;
 pub(crate) use observe::reason;
 pub(crate) use suitability::Suitability;
 
+use crate::verification::own_part;
 use crate::{Context, Error};
 
 /// Checks the bucket and writes the verdict into the status.
@@ -26,8 +27,9 @@ use crate::{Context, Error};
 /// # Errors
 /// When the API server cannot be asked. A bad bucket is a condition, not an error.
 pub async fn reconcile(vault: Arc<Vault>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let vault = own_part(Arc::unwrap_or_clone(vault));
     let result = step(&vault, &ctx).await;
-    ctx.with_refusal_in_status(vault.as_ref(), result).await
+    ctx.with_refusal_in_status(&vault, result).await
 }
 
 async fn step(vault: &Vault, ctx: &Context) -> Result<Action, Error> {

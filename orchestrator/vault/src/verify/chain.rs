@@ -27,6 +27,8 @@ pub(super) struct LogObject<'a> {
     pub(super) at: Position,
     /// When the store made it.
     pub(super) stored: Option<Timestamp>,
+    /// Stored so recently that what belongs before it may still be on its way: a writer has several PUTs in flight.
+    pub(super) is_young: bool,
     pub(super) decoded: Result<&'a Decoded, ObjectError>,
 }
 
@@ -74,6 +76,8 @@ impl Chain {
         let expected = cursor.position();
         if object.at < expected {
             self.beside += 1;
+        } else if object.at > expected && object.is_young && object.at.start > self.archived {
+            // The log is being written here. What stands behind is judged when it is older.
         } else if object.at > expected {
             self.hole(expected, object.at, findings);
             self.find_again(facts, object, findings);

@@ -25,6 +25,8 @@ pub(super) struct Look {
 /// What was seen of an object.
 pub(super) struct Seen {
     pub(super) listed: ListedKey,
+    /// It was listed, and gone when it was asked for: its lock had ended and the janitor came by.
+    pub(super) gone: bool,
     /// Its header, when all that was looked at holds.
     pub(super) decoded: Result<Decoded, ObjectError>,
     /// Its retention, when that was asked for and may be read.
@@ -44,6 +46,7 @@ pub(super) async fn inspect(look: Look, listed: ListedKey) -> Result<Seen, Store
         opened: false,
         bytes: 0,
         requests: 0,
+        gone: false,
         listed,
     };
     let Some(version) = seen.listed.version.clone() else { return Ok(seen) };
@@ -57,7 +60,10 @@ pub(super) async fn inspect(look: Look, listed: ListedKey) -> Result<Seen, Store
     }
     seen.requests += 1;
     let object = retrying(|| look.store.get_version(&seen.listed.key, &version)).await?;
-    let Some(object) = object else { return Ok(seen) };
+    let Some(object) = object else {
+        seen.gone = true;
+        return Ok(seen);
+    };
     (seen.whole, seen.bytes) = (true, seen.bytes + object.bytes.len() as u64);
     let identities = look.identities;
     let job = tokio::task::spawn_blocking(move || check(&object, identities.as_ref()));
@@ -70,7 +76,10 @@ pub(super) async fn inspect(look: Look, listed: ListedKey) -> Result<Seen, Store
 async fn header(look: &Look, seen: &mut Seen) -> Result<bool, StoreError> {
     seen.requests += 1;
     let object = retrying(|| look.store.get_front(&seen.listed.key, FRONT)).await?;
-    let Some(object) = object else { return Ok(true) };
+    let Some(object) = object else {
+        seen.gone = true;
+        return Ok(true);
+    };
     seen.bytes += object.bytes.len() as u64;
     let whole = object.bytes.len() as u64 >= object.total_len;
     if !whole && header_block_len(&object.bytes).is_ok_and(|len| len > object.bytes.len()) {

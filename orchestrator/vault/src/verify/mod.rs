@@ -16,7 +16,7 @@ mod report;
 mod segments;
 mod shared;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -48,6 +48,8 @@ use crate::store::Lock;
 
 /// Bytes of objects that are held at the same time, unless one object alone is bigger.
 const MAX_HELD_BYTES: u64 = 48 * 1024 * 1024;
+/// A hole before an object that is younger is none yet: longer than any PUT is sent again and again.
+const SETTLED: Duration = Duration::from_secs(10 * 60);
 
 /// How to scrub.
 #[derive(Clone, Debug)]
@@ -303,12 +305,14 @@ impl Verifier {
         let key = seen.listed.key.clone();
         self.touched(&seen);
         let decoded = seen.decoded.as_ref().map_err(Clone::clone);
+        let age = self.access.store.now().zip(seen.listed.stored).map(|(now, stored)| now.duration_since(stored));
+        let is_young = age.is_some_and(|age| age.unsigned_abs() < SETTLED);
         let (state, keys) = (&mut self.state, &self.database.keys);
         match self.database.vault.kind(&key) {
             // Delete markers alone: nothing stands there, and never did.
-            _ if seen.listed.version.is_none() => {}
+            _ if seen.listed.version.is_none() || seen.gone => {}
             KeyKind::Log { at, .. } => {
-                let object = LogObject { key: &key, at, stored: seen.listed.stored, decoded };
+                let object = LogObject { key: &key, at, stored: seen.listed.stored, is_young, decoded };
                 state.chain.meet(&self.access.facts, &object, &mut state.findings);
             }
             KeyKind::Segment { .. } => {

@@ -12,4 +12,5 @@ mod killed;
 mod network_cut;
 mod power_cut;
 mod schema;
+mod verified;
 mod watched;

@@ -1,0 +1,169 @@
+//! The verification of a Vault on a real S3 server with Object Lock: what is sound is found sound, what is damaged is named
+//! with what it costs, and a scrub outlives its store.
+
+#[path = "../../vault/tests/common/mod.rs"]
+mod common;
+
+use std::time::Duration;
+
+use common::{Fixture, append, create_bucket, durable, s3_client, small_segments, wal};
+use holdfast_api::condition::{Condition, ConditionStatus, reasons};
+use holdfast_api::vault::{VerificationStatus, VerifiedPart};
+use holdfast_operator::verification::{Scrub, intact, part, put};
+use holdfast_test_postgres::SeaweedFS;
+use holdfast_vault::store::{Lock, S3Store, Store};
+use holdfast_vault::{BackupMeta, Budget, CredentialsSource, Identities, Vault, VaultConfig};
+use holdfast_wal::{Lsn, TimelineId};
+use jiff::Timestamp;
+use serde_json::json;
+
+const BUCKET: &str = "holdfast";
+const DATABASE: &str = "billing";
+/// Less than any real step, so that a small database takes many.
+const STEP: Budget = Budget { bytes: 1 << 20, requests: 5 };
+
+fn config(weed: &SeaweedFS, prefix: &str) -> VaultConfig {
+    let credentials = CredentialsSource::Static {
+        access_key_id: weed.access_key().into(),
+        secret_access_key: weed.secret_key().into(),
+    };
+    let endpoint = Some(weed.endpoint().parse().unwrap());
+    let config = VaultConfig { endpoint, prefix: prefix.into(), ..VaultConfig::new(BUCKET, credentials) };
+    VaultConfig { retention_days: 2, chunk_retention_days: 1, ..config }
+}
+
+/// A megabyte of WAL and a base backup at its beginning.
+async fn hospital() -> (SeaweedFS, Fixture) {
+    let weed = SeaweedFS::start();
+    create_bucket(&weed, BUCKET).await;
+    let fixture = Fixture::new(Vault::open(config(&weed, "t")).unwrap(), small_segments()).await;
+    let (start, writer) = fixture.writer().await;
+    let end = append(&writer, start, 1 << 20, 64 * 1024, 7).await;
+    durable(&writer, end).await;
+    writer.close().await;
+    let meta = BackupMeta {
+        id: "a".into(),
+        start,
+        timeline: TimelineId(1),
+        server_version: "17.5".into(),
+        label: "test".into(),
+        started: Timestamp::UNIX_EPOCH,
+        settings: Default::default(),
+        tablespaces: Vec::new(),
+    };
+    let mut backup = fixture.database.begin_backup(meta, fixture.recipients.clone()).await.unwrap();
+    backup.part(wal(Lsn(0), 200_000, 9)).await.unwrap();
+    backup.finish(Lsn(start.0 + 0x1_0000), Timestamp::UNIX_EPOCH).await.unwrap();
+    (weed, fixture)
+}
+
+/// Scrubs the database step by step to its end.
+async fn scrubbed(vault: &Vault, identities: Option<Identities>, sample_percent: f64) -> VerifiedPart {
+    let mut scrub = Scrub::new(DATABASE, sample_percent, Timestamp::now());
+    scrub.open(vault, identities).await.unwrap();
+    while !scrub.step(STEP).await.unwrap() {}
+    part(DATABASE, &scrub.totals(), &scrub.result(), Some(Timestamp::now()))
+}
+
+/// The condition of a Vault in which this was found.
+fn verdict(part: VerifiedPart) -> Condition {
+    let object = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "Vault", "metadata": {"name": "v"},
+        "spec": {"bucket": BUCKET, "retentionDays": 2, "credentials": {"secretName": "c"},
+            "encryption": {"recipients": ["age1x"]}}});
+    let now = Some(Timestamp::now());
+    let mut record = VerificationStatus { started: now, last_completed: now, ..VerificationStatus::default() };
+    put(&mut record, part);
+    intact(&serde_json::from_value(object).unwrap(), &record, None, Timestamp::now())
+}
+
+/// Copies everything to another prefix, with one bit of the chunk flipped that the log has in the middle. (Where they are,
+/// under lock, objects cannot be damaged.) Returns that chunk's key.
+async fn copy_with_damage(weed: &SeaweedFS, prefix: &str) -> String {
+    let (from, to) = (S3Store::new(config(weed, "t")).unwrap(), S3Store::new(config(weed, prefix)).unwrap());
+    let listed = s3_client(weed).list_objects_v2().bucket(BUCKET).prefix("t/v1/db/").send().await.unwrap();
+    let keys: Vec<String> = listed.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect();
+    let chunks: Vec<&String> = keys.iter().filter(|key| key.contains("/log/")).collect();
+    let damaged = chunks[chunks.len() / 2];
+    for key in &keys {
+        let mut bytes = from.get(key).await.unwrap().unwrap().bytes.to_vec();
+        if key == damaged {
+            *bytes.last_mut().unwrap() ^= 1;
+        }
+        let lock = if key.contains("/log/") { Lock::Short } else { Lock::Long };
+        assert!(to.create(&key.replacen('t', prefix, 1), bytes.into(), lock).await.unwrap().is_stored());
+    }
+    damaged.replacen('t', prefix, 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sound_is_found_sound_with_and_without_a_private_key() {
+    let (_weed, fixture) = hospital().await;
+    let whole = scrubbed(&fixture.vault, Some(fixture.identities.clone()), 100.0).await;
+    assert_eq!((whole.findings, whole.worst.clone()), (0, None));
+    assert!(whole.objects > 5 && whole.bodies == whole.objects, "{whole:?}");
+    // A site without an identity looks at headers, signatures and the chain.
+    let headers = scrubbed(&fixture.vault, None, 0.0).await;
+    assert_eq!((headers.findings, headers.objects, headers.bodies), (0, whole.objects, 0));
+    assert!(headers.bytes < whole.bytes, "{headers:?}");
+    let found = verdict(whole);
+    assert_eq!((found.status, found.reason.as_str()), (ConditionStatus::True, reasons::VERIFIED));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_chunk_is_named_with_the_moments_that_it_costs() {
+    let (weed, fixture) = hospital().await;
+    let damaged = copy_with_damage(&weed, "damaged").await;
+    let copy = Vault::open(config(&weed, "damaged")).unwrap();
+    let part = scrubbed(&copy, Some(fixture.identities.clone()), 100.0).await;
+    assert_eq!(part.findings, 1, "{part:?}");
+    let found = verdict(part);
+    assert_eq!((found.status, found.reason.as_str()), (ConditionStatus::False, reasons::DAMAGED_OBJECT));
+    for said in
+        [damaged.as_str(), "billing: ", "backup a: no restore to moments between", "To do: keep the bucket as it is"]
+    {
+        assert!(found.message.contains(said), "{said} in {}", found.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_put_over_an_object_is_named_and_nothing_is_lost() {
+    let (weed, fixture) = hospital().await;
+    let client = s3_client(&weed);
+    let listed = client.list_objects_v2().bucket(BUCKET).prefix("t/v1/db/billing/log/").send().await.unwrap();
+    let keys: Vec<&str> = listed.contents().iter().filter_map(|object| object.key()).collect();
+    let (hidden, covered) = (keys[keys.len() / 2], keys[keys.len() / 2 + 1]);
+    client.delete_object().bucket(BUCKET).key(hidden).send().await.unwrap();
+    client.put_object().bucket(BUCKET).key(covered).body(b"forged".to_vec().into()).send().await.unwrap();
+    let part = scrubbed(&fixture.vault, Some(fixture.identities.clone()), 100.0).await;
+    assert_eq!(part.findings, 2, "{part:?}");
+    let found = verdict(part);
+    assert_eq!((found.status, found.reason.as_str()), (ConditionStatus::False, reasons::TAMPERED_OBJECT));
+    assert!(found.message.contains(hidden) && found.message.contains("nothing is lost"), "{}", found.message);
+    assert!(!found.message.contains("no restore"), "{}", found.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_goes_on_where_it_stood_when_its_store_comes_back() {
+    let (mut weed, fixture) = hospital().await;
+    let all = scrubbed(&fixture.vault, Some(fixture.identities.clone()), 100.0).await;
+
+    let mut scrub = Scrub::new(DATABASE, 100.0, Timestamp::now());
+    scrub.open(&fixture.vault, Some(fixture.identities.clone())).await.unwrap();
+    for _ in 0..3 {
+        assert!(!scrub.step(STEP).await.unwrap());
+    }
+    let before = scrub.totals().objects;
+    assert!(before > 0);
+    weed.kill();
+    let error = tokio::time::timeout(Duration::from_secs(120), scrub.step(STEP)).await.unwrap().unwrap_err();
+    assert!(!error.is_permanent(), "{error}");
+    assert!(!scrub.is_open());
+    weed.restart();
+    // A connection of its own, as after a change of credentials.
+    let again = Vault::open(config(&weed, "t")).unwrap();
+    scrub.open(&again, Some(fixture.identities.clone())).await.unwrap();
+    assert!(scrub.totals().objects >= before, "it began anew");
+    while !scrub.step(STEP).await.unwrap() {}
+    let went_on = part(DATABASE, &scrub.totals(), &scrub.result(), None);
+    assert_eq!((went_on.objects, went_on.findings), (all.objects, 0));
+}
