@@ -198,7 +198,7 @@ fn key(folder: &Path, kind: &str, name: &str) -> Result<String> {
 }
 
 /// A program that cargo built into the same target folder as this one.
-pub(crate) fn beside_us(name: &str) -> Result<PathBuf> {
+pub fn beside_us(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program")?;
     // target/debug/demo, or target/debug/deps/some_story-1234
     let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());

@@ -36,6 +36,7 @@ pub use asking::{Complaint, OPERATOR, part};
 pub use evidence::tells_of_success;
 pub use gate::{Caught, Gate};
 pub use holdfast_lab::Site;
+pub use install::beside_us;
 pub use kubernetes::{Condition, Observed, conditions, epoch_us};
 pub use memory::{MEMORY_TARGET_MIB, Memory};
 pub use paste::blocks;
