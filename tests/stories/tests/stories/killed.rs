@@ -1,6 +1,7 @@
 //! Parts of Holdfast are killed with -9 while they work.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use holdfast_api::condition::types;
@@ -75,8 +76,7 @@ async fn an_agent_is_killed_ten_times_under_load() -> anyhow::Result<()> {
         let load = story.load(8)?;
         for _ in 0..10 {
             story.acknowledged(&load, 60).await?;
-            let killed = story.kill_pod(Site::Primary, NAMESPACE, &part("registration-db", "agent")).await?;
-            anyhow::ensure!(killed == 1, "{killed} processes were killed");
+            kill_the_one(story, Site::Primary, &part("registration-db", "agent")).await?;
         }
         story.acknowledged(&load, 60).await?;
         story.lab.site(Site::Primary).kill().await?;
@@ -95,8 +95,7 @@ async fn a_relay_is_killed_under_load() -> anyhow::Result<()> {
         let load = story.load(8)?;
         for _ in 0..3 {
             story.acknowledged(&load, 100).await?;
-            let killed = story.kill_pod(Site::Standby, NAMESPACE, &part("registration-db", "relay")).await?;
-            anyhow::ensure!(killed == 1, "{killed} processes were killed");
+            kill_the_one(story, Site::Standby, &part("registration-db", "relay")).await?;
         }
         story.acknowledged(&load, 100).await?;
         story.becomes::<StandbyDatabase>(Site::Standby, "registration-db", types::FOLLOWING).await?;
@@ -107,4 +106,19 @@ async fn a_relay_is_killed_under_load() -> anyhow::Result<()> {
         story.nothing_is_lost(Site::Standby).await
     })
     .await
+}
+
+/// Kills the one process of the pods with these labels. Other databases' writes are acknowledged while the one that takes a
+/// killed one's place is still starting: until it runs there is none.
+async fn kill_the_one(story: &Story, site: Site, labels: &str) -> anyhow::Result<()> {
+    let killed = holdfast_lab::wait::until("a process to kill", Duration::from_secs(60), || async {
+        match story.kill_pod(site, NAMESPACE, labels).await {
+            Ok(0) => Err("none runs".to_owned()),
+            Ok(killed) => Ok(killed),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    let killed = killed.await?;
+    ensure!(killed == 1, "{killed} processes were killed");
+    Ok(())
 }

@@ -1,11 +1,11 @@
 //! `holdfast vault compact`: archives once, up to the end of the log.
 
 use clap::Args;
-use holdfast_vault::{ArchiveOptions, ArchiveStep, Identities, Recipients, Vault};
+use holdfast_vault::{ArchiveOptions, ArchiveStep, Identities, Recipients, Vault, VaultError};
 use holdfast_wal::Lsn;
 use serde::Serialize;
 
-use super::{Failed, Output, Table, Where, bytes_text, print_json, progress};
+use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, print_json, progress};
 
 /// Put the chunks of a log together to WAL segments and write an index, up to the end of the log.
 ///
@@ -34,6 +34,13 @@ struct Compacted {
     index: Option<u64>,
 }
 
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    databases: Vec<Compacted>,
+    /// Databases of which nothing could be compacted.
+    problems: Vec<DatabaseProblem>,
+}
+
 impl Compact {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
         let vault = place.open().await?;
@@ -53,31 +60,36 @@ impl Compact {
             Some(name) => vec![name.clone()],
             None => vault.databases().await?,
         };
-        let mut all = Vec::new();
+        let mut report = Report::default();
         for name in names {
-            all.push(compact(&vault, name, &identities, &recipients, place.output).await?);
-        }
-        match place.output {
-            Output::Json => print_json(&all),
-            Output::Table => {
-                print(&all);
-                Ok(())
+            match compact(&vault, &name, &identities, &recipients, place.output).await {
+                Ok(compacted) => report.databases.push(compacted),
+                // The chunks of the others do not wait for it.
+                Err(error) => report.problems.push(DatabaseProblem::of_one(&name, error)?),
             }
         }
+        match place.output {
+            Output::Json => print_json(&report)?,
+            Output::Table => {
+                print(&report.databases);
+                report.problems.iter().for_each(DatabaseProblem::print);
+            }
+        }
+        if report.problems.is_empty() { Ok(()) } else { Err(Printed.into()) }
     }
 }
 
 async fn compact(
     vault: &Vault,
-    name: String,
+    name: &str,
     identities: &Identities,
     recipients: &Recipients,
     output: Output,
-) -> anyhow::Result<Compacted> {
-    let database = vault.database(&name)?;
+) -> Result<Compacted, VaultError> {
+    let database = vault.database(name)?;
     let mut archiver = database.archiver(identities.clone(), recipients.clone(), ArchiveOptions::default()).await?;
     let bar = progress(output, None, "segments");
-    let mut done = Compacted { database: name, ..Compacted::default() };
+    let mut done = Compacted { database: name.to_owned(), ..Compacted::default() };
     let mut step = archiver.step().await?;
     while !matches!(step, ArchiveStep::AtEnd(_)) {
         if let ArchiveStep::Segment { end, plain_bytes, stored_bytes } = step {
