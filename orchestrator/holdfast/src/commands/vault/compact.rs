@@ -1,7 +1,7 @@
 //! `holdfast vault compact`: archives once, up to the end of the log.
 
 use clap::Args;
-use holdfast_vault::{ArchiveOptions, ArchiveStep, Identities, Recipients, Vault, VaultError};
+use holdfast_vault::{ArchiveError, ArchiveOptions, ArchiveStep, Identities, Recipients, Vault};
 use holdfast_wal::Lsn;
 use serde::Serialize;
 
@@ -65,7 +65,11 @@ impl Compact {
             match compact(&vault, &name, &identities, &recipients, place.output).await {
                 Ok(compacted) => report.databases.push(compacted),
                 // The chunks of the others do not wait for it.
-                Err(error) => report.problems.push(DatabaseProblem::of_one(&name, error)?),
+                Err(ArchiveError::Vault(error)) => report.problems.push(DatabaseProblem::of_one(&name, error)?),
+                Err(error) if error.is_permanent() => {
+                    report.problems.push(DatabaseProblem::new(&name, error.to_string(), error.hint()));
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         match place.output {
@@ -85,7 +89,7 @@ async fn compact(
     identities: &Identities,
     recipients: &Recipients,
     output: Output,
-) -> Result<Compacted, VaultError> {
+) -> Result<Compacted, ArchiveError> {
     let database = vault.database(name)?;
     let mut archiver = database.archiver(identities.clone(), recipients.clone(), ArchiveOptions::default()).await?;
     let bar = progress(output, None, "segments");

@@ -125,6 +125,11 @@ pub(crate) struct DatabaseProblem {
 }
 
 impl DatabaseProblem {
+    /// What is wrong with this one, and what to do.
+    pub(crate) fn new(database: &str, problem: String, to_do: &str) -> DatabaseProblem {
+        DatabaseProblem { database: database.to_owned(), problem, to_do: to_do.to_owned() }
+    }
+
     /// # Errors
     /// The error itself, when it is none of this database alone: the rest would fail as well.
     pub(crate) fn of_one(database: &str, error: VaultError) -> Result<DatabaseProblem, VaultError> {
@@ -138,7 +143,7 @@ impl DatabaseProblem {
             }
             _ => (error.to_string(), error.hint()),
         };
-        Ok(DatabaseProblem { database: database.to_owned(), problem, to_do: to_do.to_owned() })
+        Ok(DatabaseProblem::new(database, problem, to_do))
     }
 
     /// On standard error.
