@@ -323,6 +323,22 @@ async fn the_end_is_found_behind_any_number_of_seals() {
 }
 
 #[tokio::test]
+async fn what_is_compared_with_the_server_cannot_be_hidden() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let mut log = Log::new(&database).await;
+    let hidden = log.cursor.position();
+    log.chunk(64).await;
+    let overwritten = log.cursor.position();
+    log.chunk(64).await;
+    let all = log.access.stretches(&log.cursor, 128).await.unwrap();
+    assert_eq!(all.iter().map(|stretch| stretch.start).collect::<Vec<_>>(), [hidden.start, overwritten.start]);
+    store.put_delete_marker(&log.access.key(hidden));
+    store.overwrite(&log.access.key(overwritten), Bytes::from_static(b"rubbish"));
+    assert_eq!(log.access.stretches(&log.cursor, 128).await.unwrap(), all);
+}
+
+#[tokio::test]
 async fn the_janitor_believes_no_index_that_does_not_hang_together() {
     let store = Arc::new(MemoryStore::default());
     let database = database(&store).await;

@@ -12,7 +12,7 @@ use crate::log::access::{LogAccess, Sure};
 use crate::log::index::StoredIndex;
 use crate::log::types::StoredStretch;
 use crate::log::walk::{Cursor, Met};
-use crate::object::{Decoded, Subject, decode_stored_header};
+use crate::object::{Decoded, Link, Subject, decode_stored_header};
 use crate::store::{Entry, ListRequest, Listing};
 
 /// Keys of one page.
@@ -180,10 +180,7 @@ impl LogAccess {
             if link.at < base.position() {
                 return Ok(false);
             }
-            let Ok(Some(before)) = ignore_damage(self.header_at(link.at).await)? else { return Ok(false) };
-            if before.hash != link.hash {
-                return Ok(false);
-            }
+            let Some(before) = self.linked(link).await? else { return Ok(false) };
             seal = match &before.header.subject {
                 Subject::Seal(_) => before,
                 Subject::Chunk(_) if link.at.epoch == base.position().epoch => {
@@ -197,6 +194,16 @@ impl LogAccess {
             };
         }
         Ok(false)
+    }
+
+    /// The object that a link names: the oldest version of its key, when the newest is another one or a delete marker.
+    async fn linked(&self, link: Link) -> Result<Option<Decoded>, VaultError> {
+        let named = |decoded: &Decoded| decoded.hash == link.hash;
+        if let Some(newest) = ignore_damage(self.header_at(link.at).await)?.ok().flatten().filter(named) {
+            return Ok(Some(newest));
+        }
+        let oldest = fetch::oldest(&*self.store, &self.key(link.at)).await?;
+        Ok(oldest.and_then(|object| decode_stored_header(&object).ok()).filter(named))
     }
 
     /// The seal that opened an epoch: the oldest version at its place.
@@ -366,10 +373,7 @@ impl LogAccess {
         let (mut prev, mut found, mut have) = (end.prev().to_vec(), Vec::new(), 0);
         for _ in 0..MAX_BACK {
             let Some(link) = prev.first().copied() else { break };
-            let Ok(Some(decoded)) = ignore_damage(self.header_at(link.at).await)? else { break };
-            if decoded.hash != link.hash {
-                break;
-            }
+            let Some(decoded) = self.linked(link).await? else { break };
             prev = match &decoded.header.subject {
                 Subject::Chunk(chunk) => {
                     let plain_sha256 = decoded.header.body.as_ref().map(|body| body.plain_sha256);
