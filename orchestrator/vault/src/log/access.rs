@@ -20,8 +20,9 @@ use crate::store::{Created, Object, Store, StoreError, StoreErrorKind};
 const FRONT: u64 = 4096;
 /// Steps of a walk before a listing is worth its request.
 const STREAK: u32 = 4;
-/// Steps after which a taker's walk gives way to a seal.
-const MAX_STEPS: u32 = 24;
+/// Steps after which a taker's walk gives way to a seal: one by one, a walk is slower than a busy writer, who has several
+/// PUTs under way.
+pub(crate) const TAKER_STEPS: u32 = 24;
 /// Looks at the versions of a key where a seal was just stored, before the store's listing is given up.
 const MAX_LOOKS: u32 = 8;
 /// Keys of such a listing.
@@ -162,17 +163,17 @@ impl LogAccess {
 
     /// Walks to the first absent key, however far it is.
     pub(crate) async fn walk(&self, cursor: Cursor, sure: Sure) -> Result<Cursor, VaultError> {
-        self.walk_on(cursor, sure, u32::MAX).await
+        self.walk_up_to(cursor, sure, u32::MAX).await
     }
 
-    /// Walks on, and after some steps returns where it is: one by one, a walk is slower than a busy writer, who has several
-    /// PUTs under way. That is a place of the chain as good as its end for who puts a seal there, which wins only if it
-    /// is the end. It is no answer to where the log ends.
-    pub(crate) async fn walk_some(&self, cursor: Cursor, sure: Sure) -> Result<Cursor, VaultError> {
-        self.walk_on(cursor, sure, MAX_STEPS).await
-    }
-
-    async fn walk_on(&self, mut cursor: Cursor, sure: Sure, max_steps: u32) -> Result<Cursor, VaultError> {
+    /// Walks on, and after so many steps returns where it is. Less than all the way is a place of the chain as good as its
+    /// end for who puts a seal there, which wins only if it is the end; it is no answer to where the log ends.
+    pub(crate) async fn walk_up_to(
+        &self,
+        mut cursor: Cursor,
+        sure: Sure,
+        max_steps: u32,
+    ) -> Result<Cursor, VaultError> {
         for step in 1..=max_steps {
             if self.step(&mut cursor, sure).await?.is_none() {
                 break;

@@ -259,11 +259,7 @@ fn follows(index: &Index, before: &StoredIndex) -> Result<(), ObjectError> {
 impl LogAccess {
     /// The newest index; none when the log has none.
     pub(crate) async fn newest_index(&self) -> Result<Option<StoredIndex>, VaultError> {
-        let newest = self.listed_index().await?;
-        if on(Mutant::OldIndex) {
-            return Ok(newest);
-        }
-        self.newest_index_after(newest).await
+        self.newest_index_after(self.listed_index().await?).await
     }
 
     /// The newest index, from one that is known on: the next is asked for until there is none, however many of them do
@@ -272,6 +268,10 @@ impl LogAccess {
         &self,
         mut newest: Option<StoredIndex>,
     ) -> Result<Option<StoredIndex>, VaultError> {
+        if on(Mutant::OldIndex) {
+            let newer = |listed: &StoredIndex| newest.as_ref().is_none_or(|newest| newest.index.n < listed.index.n);
+            return Ok(self.listed_index().await?.filter(newer).or(newest));
+        }
         let (mut next, mut at_once) = (newest.as_ref().map_or(0, |newest| newest.index.n.saturating_add(1)), 1);
         loop {
             let upto = next.saturating_add(at_once);

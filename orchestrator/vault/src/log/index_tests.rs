@@ -6,6 +6,7 @@ use holdfast_wal::TimelineId;
 use holdfast_wal::history::TimelineHistory;
 
 use super::*;
+use crate::log::access::Sure;
 use crate::log::claim::encode_seal;
 use crate::log::types::Identity;
 use crate::log::writer::WriterCore;
@@ -320,6 +321,51 @@ async fn the_end_is_found_behind_any_number_of_seals() {
         log.claim().await;
     }
     assert_eq!(database.tip().await.unwrap().epoch, log.cursor.position().epoch);
+}
+
+#[tokio::test]
+async fn what_is_compared_with_the_server_cannot_be_hidden() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let mut log = Log::new(&database).await;
+    let hidden = log.cursor.position();
+    log.chunk(64).await;
+    let overwritten = log.cursor.position();
+    log.chunk(64).await;
+    let all = log.access.stretches(&log.cursor, 128).await.unwrap();
+    assert_eq!(all.iter().map(|stretch| stretch.start).collect::<Vec<_>>(), [hidden.start, overwritten.start]);
+    store.put_delete_marker(&log.access.key(hidden));
+    store.overwrite(&log.access.key(overwritten), Bytes::from_static(b"rubbish"));
+    assert_eq!(log.access.stretches(&log.cursor, 128).await.unwrap(), all);
+}
+
+#[tokio::test]
+async fn who_slept_on_a_walk_goes_on_from_the_newest_index() {
+    let store = Arc::new(MemoryStore::default());
+    let database = database(&store).await;
+    let mut log = Log::new(&database).await;
+    let (old, mut known) = (log.cursor.clone(), log.access.near_end().await.unwrap().known);
+    let (freed, key) = (old.position(), log.access.key(old.position()));
+    log.chunk(64).await;
+    stored(database.write_index(None, &log.cursor, Some(archived_at(&log.cursor))).await.unwrap());
+    store.advance(Duration::from_secs(9 * 24 * 60 * 60));
+    // The janitor deletes the chunk, and a claim that was under way all the time lands at its key.
+    let version = store.versions(&key).await.unwrap().remove(0);
+    assert!(store.try_delete_version(&key, &version.id).await.unwrap());
+    let next = (freed.start, old.lineage().clone());
+    let late = encode_seal(&Incarnation::random(), &old, SealKind::Claim, next, "another who slept").unwrap();
+    log.access.put_seal(freed, &late).await.unwrap();
+
+    let dead = log.access.walk(old.clone(), Sure::Yes).await.unwrap();
+    assert_eq!(dead.position(), Position { epoch: freed.epoch + 1, start: freed.start }, "the late claim is met");
+    let end = log.access.walk_on(&mut known, old, Sure::Yes, u32::MAX).await.unwrap();
+    assert_eq!((end.position(), end.prev()), (log.cursor.position(), log.cursor.prev()));
+    // Who has looked since does not look again: a walk costs what it costs anybody.
+    let before = store.requests();
+    log.access.walk(end.clone(), Sure::Yes).await.unwrap();
+    let alone = store.requests() - before;
+    log.access.walk_on(&mut known, end, Sure::Yes, u32::MAX).await.unwrap();
+    assert_eq!(store.requests() - before, 2 * alone);
 }
 
 #[tokio::test]

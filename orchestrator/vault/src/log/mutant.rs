@@ -22,6 +22,8 @@ pub(crate) enum Mutant {
     RestartWithoutSeal,
     /// A writer claims whatever the lineage.
     ClaimAnyLineage,
+    /// A server is not compared with what is stored before it writes on.
+    NoOverlap,
     /// The lineage is the site: two histories of one site are the same.
     LineageIsSite,
     /// A standby opens on its takeover alone.
@@ -52,7 +54,9 @@ pub(crate) enum Mutant {
     SleepingPromoter,
     /// A reader that slept goes on where it was.
     SleepingReader,
-    /// A walk begins at an old index.
+    /// A seal goes where a walk came to that slept on its way.
+    SleepingWalk,
+    /// A walk begins at an old index: the newest that a listing shows.
     OldIndex,
     /// Chunks are deleted before an index covers them.
     LateIndex,

@@ -10,9 +10,10 @@ use crate::fetch::{self, damaged, retrying};
 use crate::keys::Position;
 use crate::log::access::{LogAccess, Sure};
 use crate::log::index::StoredIndex;
+use crate::log::mutant::{Mutant, on};
 use crate::log::types::StoredStretch;
 use crate::log::walk::{Cursor, Met};
-use crate::object::{Decoded, Subject, decode_stored_header};
+use crate::object::{Decoded, Link, Subject, decode_stored_header};
 use crate::store::{Entry, ListRequest, Listing};
 
 /// Keys of one page.
@@ -29,12 +30,21 @@ const SEALS_IN_A_ROW: usize = 32;
 /// Openers followed back from a hint to the place where the walk began.
 const MAX_OPENERS: usize = 8;
 
+/// The newest index, when it was last looked for.
+#[derive(Clone, Default)]
+pub(crate) struct Known {
+    /// The index.
+    pub(crate) index: Option<StoredIndex>,
+    /// The store's time then, or somewhat before; none before its first answer.
+    looked: Option<Timestamp>,
+}
+
 /// A verified place near the end of the chain.
 pub(crate) struct Near {
     /// The place.
     pub(crate) cursor: Cursor,
     /// The newest index, where the search for it began.
-    pub(crate) index: Option<StoredIndex>,
+    pub(crate) known: Known,
     /// Beyond it a listing showed nothing.
     pub(crate) listed: Position,
 }
@@ -44,23 +54,24 @@ impl LogAccess {
     /// further on. Where chunks may have been deleted (before that index) nothing is believed: a key came free again
     /// there, and what stands at it now may be the work of somebody who slept.
     pub(crate) async fn near_end(&self) -> Result<Near, VaultError> {
+        let looked = self.store.now();
         let index = self.newest_index().await?;
-        self.near_end_from(index).await
+        self.near_end_from(Known { index, looked }).await
     }
 
-    pub(crate) async fn near_end_from(&self, index: Option<StoredIndex>) -> Result<Near, VaultError> {
-        let base = self.base(index.as_ref())?;
-        let newest = self.newest_places(base.position(), index.is_some()).await?;
+    async fn near_end_from(&self, known: Known) -> Result<Near, VaultError> {
+        let (base, indexed) = (self.base(known.index.as_ref())?, known.index.is_some());
+        let newest = self.newest_places(base.position(), indexed).await?;
         let listed = newest.last().copied().unwrap_or(just_before(base.position()));
         for at in newest.into_iter().rev().take(CANDIDATES) {
             if at <= base.position() {
                 break;
             }
-            if let Some(cursor) = self.begin_by(at, &base, index.is_some()).await? {
-                return Ok(Near { cursor, index, listed });
+            if let Some(cursor) = self.begin_by(at, &base, indexed).await? {
+                return Ok(Near { cursor, known, listed });
             }
         }
-        Ok(Near { cursor: base, index, listed })
+        Ok(Near { cursor: base, known, listed })
     }
 
     /// Where every walk may begin: the newest index, or the beginning of the log.
@@ -72,14 +83,49 @@ impl LogAccess {
 
     /// The end of a walk from the newest index, begun now. `known` is the index that the last walk began at, which came
     /// to `after`: while no newer one stands, no key that it went over can have come free, so it would come there again.
-    pub(crate) async fn look(&self, known: &mut Option<StoredIndex>, after: Cursor) -> Result<Cursor, VaultError> {
-        let newest = self.newest_index_after(known.clone()).await?;
-        if newest == *known {
-            return Ok(after);
+    pub(crate) async fn look(&self, known: &mut Known, after: Cursor) -> Result<Cursor, VaultError> {
+        Ok(self.look_anew(known).await?.unwrap_or(after))
+    }
+
+    /// A walk to where a seal is to be put, of so many steps at most. Rule 17: when the last look for the newest index is a
+    /// day old at its end, whoever walks may have slept on the way and come, over a key that was free again, to what another
+    /// one who slept had put there. A seal that follows that would count for nothing, but a promotion may bring the log back
+    /// to its key, where it would be in the way for ever. What was met is then believed only when no newer index stands.
+    pub(crate) async fn walk_on(
+        &self,
+        known: &mut Known,
+        from: Cursor,
+        sure: Sure,
+        max_steps: u32,
+    ) -> Result<Cursor, VaultError> {
+        let walked = self.walk_up_to(from, sure, max_steps).await;
+        // A promoter does harm only where walks that slept are believed too.
+        let believed = on(Mutant::SleepingWalk) || on(Mutant::SleepingPromoter);
+        if !self.is_old(known) || believed {
+            return walked;
         }
-        let near = self.near_end_from(newest).await?;
-        *known = near.index;
-        self.walk(near.cursor, Sure::Beyond(near.listed)).await
+        self.look_anew(known).await?.map_or(walked, Ok)
+    }
+
+    /// Whether the last look for the newest index is a day old, as the store's last answer tells the time.
+    fn is_old(&self, known: &Known) -> bool {
+        let age = known.looked.zip(self.store.now()).map(|(looked, now)| now.duration_since(looked));
+        age.is_none_or(|age| age.unsigned_abs() >= self.facts.look_again_after())
+    }
+
+    /// Looks for the newest index. Where a newer one stands than `known`, walks from there to the end of the chain.
+    async fn look_anew(&self, known: &mut Known) -> Result<Option<Cursor>, VaultError> {
+        let looked = self.store.now();
+        let index = self.newest_index_after(known.index.clone()).await?;
+        if index == known.index {
+            known.looked = looked;
+            return Ok(None);
+        }
+        let near = self.near_end_from(Known { index, looked }).await?;
+        let end = self.walk(near.cursor, Sure::Beyond(near.listed)).await?;
+        // Only now: who knows an index has walked from it.
+        *known = near.known;
+        Ok(Some(end))
     }
 
     /// The end of the chain, for sure: no delete marker hides the next object.
@@ -180,10 +226,7 @@ impl LogAccess {
             if link.at < base.position() {
                 return Ok(false);
             }
-            let Ok(Some(before)) = ignore_damage(self.header_at(link.at).await)? else { return Ok(false) };
-            if before.hash != link.hash {
-                return Ok(false);
-            }
+            let Some(before) = self.linked(link).await? else { return Ok(false) };
             seal = match &before.header.subject {
                 Subject::Seal(_) => before,
                 Subject::Chunk(_) if link.at.epoch == base.position().epoch => {
@@ -197,6 +240,16 @@ impl LogAccess {
             };
         }
         Ok(false)
+    }
+
+    /// The object that a link names: the oldest version of its key, when the newest is another one or a delete marker.
+    async fn linked(&self, link: Link) -> Result<Option<Decoded>, VaultError> {
+        let named = |decoded: &Decoded| decoded.hash == link.hash;
+        if let Some(newest) = ignore_damage(self.header_at(link.at).await)?.ok().flatten().filter(named) {
+            return Ok(Some(newest));
+        }
+        let oldest = fetch::oldest(&*self.store, &self.key(link.at)).await?;
+        Ok(oldest.and_then(|object| decode_stored_header(&object).ok()).filter(named))
     }
 
     /// The seal that opened an epoch: the oldest version at its place.
@@ -366,10 +419,7 @@ impl LogAccess {
         let (mut prev, mut found, mut have) = (end.prev().to_vec(), Vec::new(), 0);
         for _ in 0..MAX_BACK {
             let Some(link) = prev.first().copied() else { break };
-            let Ok(Some(decoded)) = ignore_damage(self.header_at(link.at).await)? else { break };
-            if decoded.hash != link.hash {
-                break;
-            }
+            let Some(decoded) = self.linked(link).await? else { break };
             prev = match &decoded.header.subject {
                 Subject::Chunk(chunk) => {
                     let plain_sha256 = decoded.header.body.as_ref().map(|body| body.plain_sha256);

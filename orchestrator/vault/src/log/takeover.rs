@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::error::VaultError;
 use crate::fetch::{self, damaged};
 use crate::keys::Position;
-use crate::log::access::{LogAccess, Sure};
+use crate::log::access::{LogAccess, Sure, TAKER_STEPS};
 use crate::log::claim::SealAnswer;
 use crate::log::errors::TakeoverError;
 use crate::log::open::Near;
@@ -31,7 +31,7 @@ impl Default for TakeoverOptions {
 impl LogAccess {
     pub(crate) async fn takeover(&self, state: &TakerState, options: &TakeoverOptions) -> Result<Taken, TakeoverError> {
         let started = Instant::now();
-        let Near { cursor, mut index, .. } = self.near_end().await?;
+        let Near { cursor, mut known, .. } = self.near_end().await?;
         let mut core = TakerCore::new(state, cursor);
         // After a foreign object, absence is believed only when the key has no versions at all.
         let mut sure = Sure::No;
@@ -40,8 +40,10 @@ impl LogAccess {
             let key = self.key(tail);
             match core.wish().map_err(damaged(&key))? {
                 TakerWish::Won(taken) => return Ok(*taken),
-                TakerWish::Walk => core.walked(self.walk_some(core.cursor().clone(), sure).await?),
-                TakerWish::Look => core.looked(self.look(&mut index, core.cursor().clone()).await?),
+                TakerWish::Walk => {
+                    core.walked(self.walk_on(&mut known, core.cursor().clone(), sure, TAKER_STEPS).await?);
+                }
+                TakerWish::Look => core.looked(self.look(&mut known, core.cursor().clone()).await?),
                 TakerWish::PutTail(object) => {
                     let answer = self.put_seal(tail, &object).await?;
                     sure = if answer == SealAnswer::Foreign { Sure::Yes } else { Sure::No };

@@ -121,6 +121,12 @@ impl TakerCore {
         &self.cursor
     }
 
+    /// Its seal ahead, for a mutant that takes that one for the one that it won by.
+    #[cfg(test)]
+    pub(crate) fn other(&self) -> Option<&Taken> {
+        self.other.as_ref()
+    }
+
     /// What to do now. A seal that is stored does not count before a walk meets it.
     pub(crate) fn wish(&mut self) -> Result<TakerWish, ObjectError> {
         if let Some(taken) = self.taken() {
@@ -223,9 +229,6 @@ impl TakerCore {
             }
             _ => return None,
         };
-        if on(Mutant::PromoteAtOther) && self.other.as_ref().is_some_and(|other| other.epoch == epoch) {
-            return self.other.clone();
-        }
         Some(Taken { epoch, sealed, lineage: lineage.clone(), requests: self.requests })
     }
 

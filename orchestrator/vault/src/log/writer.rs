@@ -38,7 +38,8 @@ pub enum ChunkAnswer {
 /// The core of a writer: an owner of one epoch.
 ///
 /// Guarantees: [`WriterCore::durable`] is the end of a contiguous run of its own stored chunks; it only grows, and
-/// never after a fence, nor by an answer that comes half the lifetime of a chunk after its claim. The same bytes are never cut twice.
+/// never after a fence, nor by an answer that comes half the lifetime of a chunk after its claim. The same bytes are never
+/// cut twice.
 #[derive(Debug)]
 pub struct WriterCore {
     facts: Arc<LogFacts>,
@@ -128,8 +129,8 @@ impl WriterCore {
     /// What to cut of so many bytes on offer. A chunk never crosses a segment boundary (a seal ahead stands there)
     /// nor a switch of timelines, and one that begins inside a stride ends with it: a busy writer of small chunks meets
     /// a seal ahead soon, one of big chunks is not made to write small ones. Only what reaches to the end of the segment
-    /// may go there at once, because a switch of segments is stored as one. A stored chunk behind an unknown one keeps its slot, which bounds what a reader or
-    /// a successor has to look at behind a hole.
+    /// may go there at once, because a switch of segments is stored as one. A stored chunk behind an unknown one keeps its
+    /// slot, which bounds what a reader or a successor has to look at behind a hole.
     pub fn plan(&self, offered: u64) -> Option<Cut> {
         if offered == 0 || self.fence.is_some() || self.expired || self.slots.len() >= self.max_in_flight {
             return None;

@@ -50,17 +50,19 @@ impl LogAccess {
         recipients: &Recipients,
         options: ClaimOptions,
     ) -> Result<LogWriter, ClaimError> {
-        let Near { cursor, mut index, .. } = self.near_end().await?;
+        let Near { cursor, mut known, .. } = self.near_end().await?;
         let mut core = ClaimCore::new(me.clone(), attached.clone(), options, cursor);
         let won = loop {
             let at = core.cursor().position();
             match core.wish().map_err(damaged(&self.key(at)))? {
-                ClaimWish::Walk => core.walked(self.walk(core.cursor().clone(), Sure::Yes).await?),
+                ClaimWish::Walk => {
+                    core.walked(self.walk_on(&mut known, core.cursor().clone(), Sure::Yes, u32::MAX).await?);
+                }
                 ClaimWish::Put(object) => {
                     let answer: SealAnswer = self.put_seal(at, &object).await?;
                     core.answered(answer).map_err(damaged(&self.key(at)))?;
                 }
-                ClaimWish::Look(after) => core.looked(self.look(&mut index, *after).await?),
+                ClaimWish::Look(after) => core.looked(self.look(&mut known, *after).await?),
                 ClaimWish::Won(cursor) => break *cursor,
                 ClaimWish::Refused(error) => return Err(error),
             }
@@ -172,7 +174,7 @@ impl Shared {
 
 impl Queue {
     /// How many bytes to make a chunk of: whole pieces, at least one. A piece that was appended as one is cut only at
-    /// a segment boundary, so that no tail falls inside it.
+    /// a segment boundary or the end of a stride, so that a tail seldom falls inside it.
     pub(super) fn offer(&self, max_chunk: usize) -> u64 {
         let mut offered = 0;
         for piece in &self.pieces {
@@ -217,7 +219,7 @@ impl std::fmt::Debug for RunningWriter {
 
 impl RunningWriter {
     /// Hands WAL over; it must follow what came before. What is handed over at once is stored as one, but for a
-    /// segment boundary in it. Waits while too much is waiting for the store. Cancelling the
+    /// segment boundary in it, or the end of the stride that it begins in. Waits while too much is waiting for the store. Cancelling the
     /// wait leaves nothing appended.
     pub async fn append(&self, start: Lsn, data: Bytes) -> Result<(), AppendError> {
         loop {

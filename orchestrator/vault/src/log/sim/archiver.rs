@@ -58,6 +58,9 @@ impl World {
 
     /// Time leaps, or the janitor comes.
     pub(super) fn expire(&mut self) -> Check {
+        if self.lean.kind == Kind::Sleeping && self.chance(50) {
+            return self.long_night();
+        }
         match self.rng.random_range(0..16) {
             0..4 => self.store.advance(self.rng.random_range(DAY..LIFE / 2)),
             4..6 => self.store.advance(self.rng.random_range(LIFE / 2..LIFE * 3 / 2)),
@@ -65,6 +68,18 @@ impl World {
             _ => self.delete()?,
         }
         Ok(())
+    }
+
+    /// All that a sleeper misses: an index stands for a day, locks end, the janitor comes.
+    fn long_night(&mut self) -> Check {
+        self.archive()?;
+        let index = self.net.pop().ok_or("the archiver sent nothing")?;
+        self.tell(|| format!("a long night: {}", said(&index.bytes)));
+        if self.store.put(&index.key, &index.bytes).is_some_and(|created| created.is_stored()) {
+            self.indexed(&index)?;
+        }
+        self.store.advance(self.rng.random_range(LIFE..LIFE * 3 / 2));
+        self.delete()
     }
 
     /// The janitor: chunks whose lock has ended, and that segments and an index have covered for a day. Never a seal.
@@ -82,6 +97,7 @@ impl World {
             let may = at < covered || nowhere || on(Mutant::LateIndex);
             if is_chunk && expired && may && self.chance(share) {
                 self.store.delete(&key);
+                self.tell(|| format!("deleted: {key}"));
                 self.stats.deleted += 1;
             }
         }

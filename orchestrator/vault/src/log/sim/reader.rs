@@ -76,11 +76,12 @@ impl World {
         Ok(())
     }
 
-    /// Anew, from the beginning of the log.
+    /// Anew, from the beginning of the log, or from a backup beyond what was cut.
     pub(super) fn rebuild(&mut self, index: usize) {
         let life = self.standbys[index].life + 1;
-        let log = vec![0; START as usize];
-        self.standbys[index] = Reader { life, ..Reader::new(self.access.genesis(), log) };
+        let beginning = (self.access.genesis(), vec![0; START as usize]);
+        let (cursor, log) = if self.chance(50) { beginning } else { self.truth.backup.clone() };
+        self.standbys[index] = Reader { life, ..Reader::new(cursor, log) };
     }
 
     fn read_one(&mut self, index: usize) -> Result<bool, String> {
@@ -144,7 +145,12 @@ impl World {
         let hash = reader.index.as_ref().map(|index| index.hash).ok_or("restored without an index")?;
         let archive = self.archives.get(&hash).ok_or("an index without its segments")?;
         reader.cut |= !archive.starts_with(&reader.log);
-        (reader.cursor, reader.log) = (kept, archive.clone());
+        reader.cursor = kept;
+        if on(Mutant::ReplayedCut) {
+            reader.log.extend_from_slice(archive.get(reader.log.len()..).unwrap_or_default());
+        } else {
+            reader.log = archive.clone();
+        }
         self.stats.restored += 1;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What the takers of the simulation do, and the standbys that they promote.
 
 use super::*;
-use crate::log::access::Sure;
+use crate::log::access::{Sure, TAKER_STEPS};
 use crate::log::taker::{PromoteWish, TakerWish, promote};
 use crate::log::types::{Promoted, Promotion};
 use crate::object::{Subject, decode_header};
@@ -37,13 +37,13 @@ impl World {
     }
 
     pub(super) fn taker(&mut self) -> Check {
-        if self.takers.len() < 4 && (self.takers.is_empty() || self.chance(10)) {
-            self.start_taker()?;
+        let living: Vec<usize> = (0..self.takers.len()).filter(|index| !self.takers[*index].over).collect();
+        // In some worlds who was promoted gets to write first.
+        let due = self.lean.kind != Kind::TakingOver || self.truth.is_written();
+        if due && self.takers.len() < self.lean.takers && (living.is_empty() || self.chance(10)) {
+            return self.start_taker();
         }
-        let Some(index) = self.pick(self.takers.len()) else { return Ok(()) };
-        if self.takers[index].over {
-            return Ok(());
-        }
+        let Some(index) = self.pick(living.len()).map(|index| living[index]) else { return Ok(()) };
         if self.takers[index].taken.is_some() {
             return self.go_over(index);
         }
@@ -53,13 +53,13 @@ impl World {
         let me = Actor::Taker(index);
         match taker.core.wish().map_err(told)? {
             TakerWish::Walk => {
-                let end = done(access.walk(from, Sure::Yes));
+                let end = done(access.walk_on(&mut taker.known, from, Sure::Yes, TAKER_STEPS));
                 if let Some(end) = self.unless_waiting(end)? {
                     self.takers[index].core.walked(end);
                 }
             }
             TakerWish::Look => {
-                let end = done(access.look(&mut taker.index, from));
+                let end = done(access.look(&mut taker.known, from));
                 if let Some(end) = self.unless_waiting(end)? {
                     self.takers[index].core.looked(end);
                 }
@@ -81,7 +81,7 @@ impl World {
         let core = TakerCore::new(&state, near.cursor);
         let standby = self.rng.random_range(0..self.standbys.len());
         let standby = (standby, self.standbys[standby].life);
-        self.takers.push(Taker { state, core, index: near.index, standby, taken: None, promote: None, over: false });
+        self.takers.push(Taker { state, core, known: near.known, standby, taken: None, promote: None, over: false });
         Ok(())
     }
 
@@ -111,6 +111,8 @@ impl World {
     fn promote(&mut self, index: usize, taken: &Taken) -> Check {
         let access = self.access.clone();
         let state = self.takers[index].state.clone();
+        let start = Lsn(taken.sealed.0 - taken.sealed.0 % RECORD);
+        let taken = &self.aim(index, taken);
         match done(access.decided(&state, taken)).map_err(told)? {
             Some(Ok(promoted)) => return self.open(index, promoted),
             Some(Err(_)) => {
@@ -119,7 +121,6 @@ impl World {
             }
             None => {}
         }
-        let start = Lsn(taken.sealed.0 - taken.sealed.0 % RECORD);
         let instance_id = format!("standby-{}", self.instances.len());
         if on(Mutant::NoPromote) {
             let at = Position { epoch: taken.epoch, start: taken.sealed };
@@ -145,6 +146,12 @@ impl World {
         Ok(())
     }
 
+    /// What the promote is for: what was taken. A mutant has replayed to there too, and puts it at its other seal.
+    fn aim(&self, index: usize, taken: &Taken) -> Taken {
+        let other = self.takers[index].core.other().filter(|other| other.epoch == taken.epoch);
+        other.filter(|_| on(Mutant::PromoteAtOther)).unwrap_or(taken).clone()
+    }
+
     fn open_as(&mut self, index: usize, at: Position, promote: &Bytes) -> Check {
         let Subject::Seal(seal) = decode_header(promote).map_err(told)?.header.subject else { return Ok(()) };
         let (standby, life) = self.takers[index].standby;
@@ -157,10 +164,11 @@ impl World {
 
     /// The standby opens: it has what it received, up to the start that the promote names.
     fn open(&mut self, index: usize, promoted: Promoted) -> Check {
+        let Some(taken) = &self.takers[index].taken else { return Err("opened without having taken".into()) };
+        let taken = self.aim(index, taken);
         let taker = &mut self.takers[index];
         taker.over = true;
         let (standby, nonce) = (taker.standby.0, taker.state.nonce);
-        let Some(taken) = &taker.taken else { return Err("opened without having taken".into()) };
         let at = Position { epoch: taken.epoch, start: taken.sealed };
         self.truth.open(at, nonce);
         self.truth.advance(&self.access, &self.store, self.hostile)?;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::log::walk::{Cursor, Met};
-use crate::object::{SealKind, decode_header};
+use crate::object::{Decoded, SealKind, Subject, decode_header};
 
 pub(super) struct Truth {
     pub(super) cursor: Cursor,
@@ -11,6 +11,8 @@ pub(super) struct Truth {
     places: BTreeMap<Position, (Hash, Vec<u8>)>,
     /// Who made what stands on the chain.
     joined: BTreeMap<Position, Nonce>,
+    /// A base backup of the primary that was promoted last, or of the first.
+    pub(super) backup: (Cursor, Vec<u8>),
     /// The promotes, by the epoch that they opened.
     promotes: BTreeMap<u64, String>,
     /// The longest WAL that was acknowledged to clients, by content.
@@ -24,6 +26,7 @@ pub(super) struct Truth {
 impl Truth {
     pub(super) fn new(cursor: Cursor, log: Vec<u8>) -> Truth {
         let mut truth = Truth {
+            backup: (cursor.clone(), log.clone()),
             cursor,
             log,
             places: BTreeMap::new(),
@@ -47,7 +50,7 @@ impl Truth {
     pub(super) fn advance(&mut self, access: &LogAccess, store: &SimStore, hostile: bool) -> Check {
         while let Some((bytes, at)) = store.oldest(&access.key(self.cursor.position())) {
             let decoded = decode_header(&bytes).map_err(told)?.stored_at(Some(at));
-            if hostile && access.facts.stale(&decoded, Some(store.time())).is_some() {
+            if hostile && too_old(&decoded, store.time()) {
                 return Ok(());
             }
             let (place, pending) = (self.cursor.position(), self.cursor.taker().is_some());
@@ -59,6 +62,7 @@ impl Truth {
                 self.reclaimed += usize::from(pending && seal.kind == SealKind::Claim);
                 if seal.kind == SealKind::Promote {
                     self.promotes.insert(seal.at.epoch + 1, seal.lineage.id.clone());
+                    self.backup = (self.cursor.clone(), self.log.clone());
                 }
             }
             self.came();
@@ -90,6 +94,11 @@ impl Truth {
         }
     }
 
+    /// Whether the epoch holds a chunk.
+    pub(super) fn is_written(&self) -> bool {
+        self.cursor.opened_by().is_some_and(|seal| seal.next_start < self.cursor.position().start)
+    }
+
     pub(super) fn is_on(&self, at: Position, nonce: Nonce) -> bool {
         self.joined.get(&at) == Some(&nonce)
     }
@@ -113,6 +122,12 @@ impl Truth {
     pub(super) fn open(&mut self, at: Position, nonce: Nonce) {
         self.opened.push((at, nonce));
     }
+}
+
+/// Whether a chunk would be built on too late. Said here again: the rule may be left out.
+fn too_old(decoded: &Decoded, now: Timestamp) -> bool {
+    let Subject::Chunk(_) = decoded.header.subject else { return false };
+    decoded.stored.is_some_and(|stored| now.duration_since(stored).as_secs() > LIFE / 2)
 }
 
 /// The log after an object.

@@ -4,7 +4,7 @@ use super::*;
 use crate::log::access::Sure;
 use crate::log::claim::{ClaimWish, SealAnswer};
 use crate::log::storing::what_stands;
-use crate::log::types::{Attached, ClaimOptions};
+use crate::log::types::{Attached, ClaimOptions, StoredStretch};
 use crate::log::walk::Cursor;
 use crate::log::writer::{ChunkAnswer, Cut};
 use crate::object::{BodyInfo, Chunk, Encoding, Subject, decode_header, encode_header};
@@ -54,12 +54,14 @@ impl World {
     }
 
     pub(super) fn writer(&mut self) -> Check {
-        if self.writers.len() < 12 && self.chance(12) {
+        let over = |writer: &Writer| matches!(writer.phase, Phase::Over);
+        let living: Vec<usize> = (0..self.writers.len()).filter(|index| !over(&self.writers[*index])).collect();
+        if self.writers.len() < 20 && (living.is_empty() || self.chance(12)) {
             return self.start_writer();
         }
-        let recent = if self.chance(70) { self.writers.len().min(3) } else { self.writers.len() };
-        let Some(index) = self.pick(recent) else { return self.start_writer() };
-        let index = self.writers.len() - 1 - index;
+        let recent = if self.chance(70) { living.len().min(3) } else { living.len() };
+        let Some(back) = self.pick(recent) else { return Ok(()) };
+        let index = living[living.len() - 1 - back];
         match &self.writers[index].phase {
             Phase::Over => Ok(()),
             Phase::Claiming(..) => self.claim(index),
@@ -118,13 +120,15 @@ impl World {
     }
 
     fn start_writer(&mut self) -> Check {
-        let Some(instance) = self.pick(self.instances.len()) else { return Ok(()) };
+        let newest = self.instances.len() - 1;
+        let Some(any) = self.pick(self.instances.len()) else { return Ok(()) };
+        let instance = if self.chance(self.lean.newest) { newest } else { any };
         if on(Mutant::RestartWithoutSeal) && self.chance(50) {
             return self.go_on(instance);
         }
         let Some(near) = self.near_end()? else { return Ok(()) };
         let me = self.incarnation();
-        let options = ClaimOptions { reclaim_pending: self.chance(40) };
+        let options = ClaimOptions { reclaim_pending: self.chance(self.lean.reclaim) };
         let server = &self.instances[instance];
         let attached = Attached {
             instance_id: server.id.clone(),
@@ -134,7 +138,7 @@ impl World {
             by: "writer".into(),
         };
         let core = ClaimCore::new(me.clone(), attached, options, near.cursor);
-        let phase = Phase::Claiming(Box::new(core), Box::new(near.index));
+        let phase = Phase::Claiming(Box::new(core), Box::new(near.known));
         self.writers.push(Writer { me, instance, phase, epoch: 0, sent: BTreeMap::new() });
         Ok(())
     }
@@ -164,7 +168,7 @@ impl World {
         let (at, from) = (core.cursor().position(), core.cursor().clone());
         match core.wish().map_err(told)? {
             ClaimWish::Walk => {
-                let end = done(access.walk(from, Sure::Yes));
+                let end = done(access.walk_on(known, from, Sure::Yes, u32::MAX));
                 let end = self.unless_waiting(end)?;
                 if let (Some(end), Phase::Claiming(core, _)) = (end, &mut self.writers[index].phase) {
                     core.walked(end);
@@ -192,9 +196,24 @@ impl World {
             return Err(format!("epoch {epoch} has two owners"));
         }
         let core = WriterCore::new(cursor, 2).ok_or("the winner owns nothing")?;
+        if !self.recycled && !on(Mutant::NoOverlap) && !self.overlaps(index, cursor)? {
+            self.stats.differed += 1;
+            self.writers[index].phase = Phase::Over;
+            return Ok(());
+        }
         let writer = &mut self.writers[index];
         (writer.phase, writer.epoch) = (Phase::Writing(Box::new(core)), epoch);
         Ok(())
+    }
+}
+
+impl World {
+    /// Rule 12: whether the server still has, byte for byte, what is stored last.
+    fn overlaps(&self, index: usize, won: &Cursor) -> Result<bool, String> {
+        let wal = &self.instances[self.writers[index].instance].wal;
+        let stored = done(self.access.stretches(won, 2 * RECORD)).map_err(told)?;
+        let has = |stretch: &StoredStretch| wal.get(stretch.start.0 as usize..stretch.end.0 as usize);
+        Ok(stored.iter().all(|stretch| has(stretch).is_some_and(|bytes| Hash::of(bytes) == stretch.plain_sha256)))
     }
 }
 
