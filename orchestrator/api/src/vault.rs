@@ -71,8 +71,12 @@ pub struct VaultSpec {
     #[serde(default)]
     #[schemars(length(max = 256), regex(pattern = r"^$|^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$"))]
     pub prefix: String,
-    /// Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
-    pub credentials: SecretReference,
+    /// What the store knows this site by: a Secret with keys, or a role that the cluster's service accounts may take.
+    pub credentials: VaultCredentials,
+    /// The proxy that the store is reached through. Left out: none, or the one that the environment of the operator names,
+    /// for the operator alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// How the store's certificate is checked. Left out: by the authorities of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -98,6 +102,12 @@ pub struct VaultSpec {
     /// stores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing: Option<SecretReference>,
+    /// A prefix of the same bucket that belongs to somebody else, such as another hospital's, or a database's that another
+    /// site writes (`<prefix>/v1/db/pharmacy/`). The lock probe tries to read from it, and must be refused. Left out: nothing
+    /// is tried there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*/?$"))]
+    pub foreign_prefix: Option<String>,
     /// How the operator proves again and again that what is stored can be restored.
     #[serde(default)]
     pub verification: Verification,
@@ -112,6 +122,62 @@ impl VaultSpec {
 
 fn default_region() -> String {
     "us-east-1".to_owned()
+}
+
+/// What the store knows this site by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.secretName) != has(self.webIdentity)").message("credentials are either secretName or webIdentity")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VaultCredentials {
+    /// Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN` when they are lent for a
+    /// while. What changes in it counts within minutes and without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
+    /// A role that is taken with the tokens that the cluster gives its pods, so that there is no key to keep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub web_identity: Option<WebIdentity>,
+}
+
+/// A role for service accounts. The tokens are for the audience `sts.amazonaws.com` and worth nothing at the API server. The
+/// role must trust the operator's service account (`holdfast-system/holdfast-operator`) and that of the pods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WebIdentity {
+    /// The role, e.g. `arn:aws:iam::123456789012:role/hospital-primary-writer`.
+    #[schemars(
+        length(min = 1, max = 2048),
+        regex(pattern = r"^arn:[a-z0-9-]+:iam::[0-9]*:role/[A-Za-z0-9_+=,.@/-]+$")
+    )]
+    pub role_arn: String,
+    /// The service account of this namespace that agents, relays, archivers and restores run as. It must exist.
+    #[serde(default = "default_service_account")]
+    #[schemars(length(min = 1, max = 253))]
+    pub service_account_name: String,
+    /// URL of the service that trades tokens for credentials. Left out: that of AWS in the vault's region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), regex(pattern = r"^https?://[^/\s]+(/\S*)?$"))]
+    pub sts_endpoint: Option<String>,
+}
+
+fn default_service_account() -> String {
+    "default".to_owned()
+}
+
+/// A way out of the site. The operator and every pod that it makes for this Vault take it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxy {
+    /// Where it is, e.g. `http://proxy.hospital.example:3128`. It sees the store's name and, where the endpoint is `http`,
+    /// everything.
+    #[schemars(length(max = 1024), regex(pattern = r"^https?://[^/\s@]+/?$"))]
+    pub url: String,
+    /// Hosts that are reached without it: names, domains (`.example.org`), addresses and networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
+    pub no_proxy: Vec<String>,
 }
 
 /// TLS to the store.

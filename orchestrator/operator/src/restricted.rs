@@ -115,7 +115,8 @@ pub fn violations(spec: &PodSpec) -> Vec<String> {
         let allowed = volume.secret.is_some()
             || volume.config_map.is_some()
             || volume.empty_dir.is_some()
-            || volume.persistent_volume_claim.is_some();
+            || volume.persistent_volume_claim.is_some()
+            || volume.projected.is_some();
         if !allowed {
             found.push(format!("volume {}: type not allowed", volume.name));
         }

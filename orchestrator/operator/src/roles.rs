@@ -8,8 +8,8 @@ use holdfast_dataplane::config::{AgentConfig, ArchiverConfig, RelayConfig};
 use holdfast_vault::{CredentialsSource, VaultConfig};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, ContainerPort, EnvVar, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Service, ServicePort,
-    ServiceSpec, Volume, VolumeMount,
+    ConfigMap, Container, ContainerPort, EnvVar, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource,
+    Service, ServiceAccountTokenProjection, ServicePort, ServiceSpec, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -20,6 +20,7 @@ use crate::Error;
 use crate::pod::{COMPONENT_LABEL, Component, MANAGED_BY_LABEL, NAME_LABEL};
 use crate::restricted::{HOLDFAST_UID, config_volume, container_security, mount, pod_spec, resources, secret_volume};
 use crate::role::{HTTP_PORT, REPLICATION_PORT};
+use crate::vault_access::vault_config;
 
 /// Where the credentials of the vault are mounted.
 pub const VAULT_DIR: &str = "/var/run/holdfast/vault";
@@ -41,9 +42,64 @@ const CONFIG_KEY: &str = "config.json";
 const CONFIG_ANNOTATION: &str = "holdfast.dev/config-sha256";
 const BINARY: &str = "/usr/local/bin/holdfast";
 
+/// Where the token is mounted that the role of a vault is taken with.
+const TOKEN_DIR: &str = "/var/run/holdfast/token";
+/// Its file.
+pub const TOKEN_FILE: &str = "/var/run/holdfast/token/token";
+/// Whom the token is for.
+const TOKEN_AUDIENCE: &str = "sts.amazonaws.com";
+/// For how long a token is valid. The kubelet renews it before.
+const TOKEN_SECONDS: i64 = 3600;
+
 /// The credentials of a vault, as every role finds them.
-pub fn mounted_credentials() -> CredentialsSource {
-    CredentialsSource::Directory(PathBuf::from(VAULT_DIR))
+///
+/// # Errors
+/// When the endpoint of the STS is not a URL.
+pub fn mounted_credentials(vault: &VaultSpec) -> Result<CredentialsSource, String> {
+    let files = CredentialsSource::Directory(PathBuf::from(VAULT_DIR));
+    Ok(crate::vault_access::web_identity(vault)?.unwrap_or(files))
+}
+
+/// What every role needs to reach the vault, as `vault_config` says it.
+///
+/// # Errors
+/// When the endpoint, the proxy or the endpoint of the STS is not a URL, or a writer's key is none.
+pub fn mounted_vault(vault: &VaultSpec) -> Result<VaultConfig, String> {
+    vault_config(vault, mounted_credentials(vault)?)
+}
+
+/// Gives a pod the credentials of a vault: the Secret's files or a token, in each of these containers.
+pub fn give_credentials(pod: &mut PodSpec, vault: &VaultSpec) {
+    let (volume, path) = match (&vault.credentials.secret_name, &vault.credentials.web_identity) {
+        (_, Some(web)) => {
+            pod.service_account_name = Some(web.service_account_name.clone());
+            (token_volume(), TOKEN_DIR)
+        }
+        (Some(secret), None) => (secret_volume("vault", secret), VAULT_DIR),
+        // The schema forbids it, and whoever opens the Vault says so.
+        (None, None) => return,
+    };
+    // Where the Secret always was: another order would be another pod, and a database would restart for it.
+    pod.volumes.get_or_insert_default().insert(1, volume);
+    // PostgreSQL's own container reads no vault.
+    let readers = match &mut pod.init_containers {
+        Some(readers) => readers,
+        None => &mut pod.containers,
+    };
+    for reader in readers {
+        reader.volume_mounts.get_or_insert_default().insert(1, mount("vault", path, true));
+    }
+}
+
+fn token_volume() -> Volume {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(TOKEN_AUDIENCE.to_owned()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: "token".to_owned(),
+    };
+    let sources = vec![VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() }];
+    let projected = ProjectedVolumeSource { default_mode: Some(0o440), sources: Some(sources) };
+    Volume { name: "vault".to_owned(), projected: Some(projected), ..Volume::default() }
 }
 
 /// Whose objects these are.
@@ -133,10 +189,9 @@ pub fn agent(
     database_secret: &str,
 ) -> Result<RoleObjects, Error> {
     let config = AgentConfig { vault: writing(config.vault, vault), ..config };
-    let mut secrets =
-        vec![("vault", vault.credentials.secret_name.as_str(), VAULT_DIR), ("database", database_secret, DATABASE_DIR)];
+    let mut secrets = vec![("database", database_secret, DATABASE_DIR)];
     secrets.extend(writer_secret(vault));
-    role(owned, Component::Agent, image, &config, &secrets, &[])
+    role(owned, Component::Agent, image, &config, vault, &secrets, &[])
 }
 
 /// The configuration of what writes to the vault: it signs with the site's writer key, if the site has one.
@@ -157,17 +212,13 @@ pub fn relay(
     owned: &Owned,
     image: &str,
     config: &RelayConfig,
-    vault_secret: &str,
+    vault: &VaultSpec,
     identity_secret: &str,
     database_secret: &str,
 ) -> Result<RoleObjects, Error> {
-    let secrets = [
-        ("vault", vault_secret, VAULT_DIR),
-        ("identity", identity_secret, IDENTITY_DIR),
-        ("database", database_secret, DATABASE_DIR),
-    ];
+    let secrets = [("identity", identity_secret, IDENTITY_DIR), ("database", database_secret, DATABASE_DIR)];
     let ports = [("replication", REPLICATION_PORT)];
-    role(owned, Component::Relay, image, config, &secrets, &ports)
+    role(owned, Component::Relay, image, config, vault, &secrets, &ports)
 }
 
 /// The objects of an archiver, which reads the log and writes segments and indexes to this vault.
@@ -182,10 +233,9 @@ pub fn archiver(
     identity_secret: &str,
 ) -> Result<RoleObjects, Error> {
     let config = ArchiverConfig { vault: writing(config.vault, vault), ..config };
-    let mut secrets =
-        vec![("vault", vault.credentials.secret_name.as_str(), VAULT_DIR), ("identity", identity_secret, IDENTITY_DIR)];
+    let mut secrets = vec![("identity", identity_secret, IDENTITY_DIR)];
     secrets.extend(writer_secret(vault));
-    role(owned, Component::Archiver, image, &config, &secrets, &[])
+    role(owned, Component::Archiver, image, &config, vault, &secrets, &[])
 }
 
 fn role(
@@ -193,6 +243,7 @@ fn role(
     component: Component,
     image: &str,
     config: &impl Serialize,
+    vault: &VaultSpec,
     secrets: &[(&str, &str, &str)],
     more_ports: &[(&str, u16)],
 ) -> Result<RoleObjects, Error> {
@@ -203,7 +254,8 @@ fn role(
     container.ports = Some(ports.iter().map(|(n, p)| container_port(n, *p)).collect());
     container.liveness_probe = Some(http_probe(10));
     container.readiness_probe = Some(http_probe(3));
-    let spec = role_pod(container, &name, secrets);
+    let mut spec = role_pod(container, &name, secrets);
+    give_credentials(&mut spec, vault);
     Ok(RoleObjects {
         config,
         deployment: deployment(owned, component, &name, spec, digest),

@@ -6,17 +6,20 @@ use std::sync::Mutex;
 use holdfast_api::condition::reasons;
 use holdfast_api::vault::Writer;
 use holdfast_api::{Vault as VaultObject, VaultSpec};
-use holdfast_vault::{CredentialsSource, Identities, Recipients, TrustedWriter, Vault, VaultConfig, WriterKey};
+use holdfast_vault::{CredentialsSource, Identities, Proxy, Recipients, TrustedWriter, Vault, VaultConfig, WriterKey};
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 
+use crate::roles::TOKEN_FILE;
 use crate::{Context, Error};
 
 /// Key of a credentials Secret.
 pub const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
 /// Key of a credentials Secret.
 pub const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
+/// Key of a credentials Secret, when the keys are lent for a while.
+pub const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
 /// Key of an identity Secret.
 pub const IDENTITY: &str = "identity";
 /// Key of a Secret with a writer key.
@@ -200,7 +203,10 @@ impl Context {
     /// [`Error::Vault`] says what is missing; [`Error::Kube`].
     pub async fn open_vault_object(&self, object: &VaultObject) -> Result<VaultAccess, Error> {
         let namespace = object.namespace().unwrap_or_default();
-        let credentials = self.secret(&namespace, &object.spec.credentials.secret_name).await?;
+        let credentials = match &object.spec.credentials.secret_name {
+            Some(name) => self.secret(&namespace, name).await?,
+            None => None,
+        };
         let identity = match &object.spec.encryption.identity {
             Some(reference) => self.secret(&namespace, &reference.secret_name).await?,
             None => None,
@@ -221,7 +227,8 @@ impl Context {
         if let Some(access) = self.vaults.get(&key, &version) {
             return Ok(access);
         }
-        let access = open(object, credentials.as_ref(), identity.as_ref(), signing.as_ref())?;
+        let source = credentials_source(object, credentials.as_ref())?;
+        let access = open(object, source, identity.as_ref(), signing.as_ref())?;
         listed(object, &access.vault)?;
         self.vaults.put(key, version, access.clone());
         Ok(access)
@@ -280,7 +287,12 @@ pub async fn from_cluster(
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret =
         async |name: &str| secrets.get_opt(name).await.map_err(Error::kube(format!("read Secret {namespace}/{name}")));
-    let credentials = secret(&object.spec.credentials.secret_name).await?;
+    let credentials = match &object.spec.credentials.secret_name {
+        Some(name) => Some(credential_keys(&object, name, secret(name).await?.as_ref())?),
+        None => None,
+    };
+    // A person has no token of the cluster's. Who may take the role says the environment, as the AWS tools read it.
+    let credentials = credentials.unwrap_or(CredentialsSource::Environment);
     let identity = match &object.spec.encryption.identity {
         Some(reference) => secret(&reference.secret_name).await?,
         None => None,
@@ -289,9 +301,8 @@ pub async fn from_cluster(
         Some(reference) => secret(&reference.secret_name).await?,
         None => None,
     };
-    let access = open(&object, credentials.as_ref(), identity.as_ref(), signing.as_ref())?;
-    let invalid = |message| invalid_endpoint(&object, message);
-    let config = vault_config(&object.spec, credential_keys(&object, credentials.as_ref())?).map_err(invalid)?;
+    let access = open(&object, credentials.clone(), identity.as_ref(), signing.as_ref())?;
+    let config = vault_config(&object.spec, credentials).map_err(|message| invalid_endpoint(&object, message))?;
     Ok(ClusterVault { config, access })
 }
 
@@ -317,8 +328,15 @@ pub fn vault_config(spec: &VaultSpec, credentials: CredentialsSource) -> Result<
         credentials,
         ca_bundle: spec.tls.as_ref().map(|tls| tls.ca_bundle.clone()),
         writers: spec.writers.iter().map(trusted).collect::<Result<_, _>>()?,
+        proxy: spec.proxy.as_ref().map(proxy).transpose()?,
         writer_key_file: None,
     })
+}
+
+fn proxy(proxy: &holdfast_api::vault::Proxy) -> Result<Proxy, String> {
+    let url = &proxy.url;
+    let url = url.parse().map_err(|e| format!("proxy {url} is not a URL ({e}). Write it as http://host:port"))?;
+    Ok(Proxy { url, no_proxy: proxy.no_proxy.clone() })
 }
 
 fn trusted(writer: &Writer) -> Result<TrustedWriter, String> {
@@ -328,14 +346,13 @@ fn trusted(writer: &Writer) -> Result<TrustedWriter, String> {
 
 fn open(
     object: &VaultObject,
-    credentials: Option<&Secret>,
+    credentials: CredentialsSource,
     identity: Option<&Secret>,
     signing: Option<&Secret>,
 ) -> Result<VaultAccess, VaultAccessError> {
     let invalid = |reason, message| VaultAccessError::Invalid { reason, vault: named(object), message };
-    let keys = credential_keys(object, credentials)?;
-    let config = vault_config(&object.spec, keys).map_err(|m| invalid(reasons::INVALID_SPEC, m))?;
-    let mut vault = Vault::open(config).map_err(|e| invalid(reasons::INVALID_SPEC, e.to_string()))?;
+    let config = vault_config(&object.spec, credentials).map_err(|m| invalid(reasons::INVALID_SPEC, m))?;
+    let mut vault = Vault::open(config).map_err(|e| invalid(crate::vault::reason(&e), e.to_string()))?;
     if let Some(key) = writer_key(object, signing)? {
         vault = vault.with_writer_key(key);
     }
@@ -354,15 +371,47 @@ fn open(
     Ok(VaultAccess { vault, recipients, identities })
 }
 
-fn credential_keys(object: &VaultObject, secret: Option<&Secret>) -> Result<CredentialsSource, VaultAccessError> {
-    let name = &object.spec.credentials.secret_name;
+/// Where the operator's own credentials for this Vault come from.
+fn credentials_source(object: &VaultObject, secret: Option<&Secret>) -> Result<CredentialsSource, VaultAccessError> {
+    let invalid = |message| invalid_endpoint(object, message);
+    match (&object.spec.credentials.secret_name, web_identity(&object.spec).map_err(invalid)?) {
+        (Some(name), None) => credential_keys(object, name, secret),
+        (None, Some(web_identity)) => Ok(web_identity),
+        _ => Err(invalid("credentials are either secretName or webIdentity".to_owned())),
+    }
+}
+
+/// The role of this spec, taken with the token that the pod finds at [`TOKEN_FILE`]; none when the spec names no role.
+///
+/// # Errors
+/// When the endpoint of the STS is not a URL.
+pub fn web_identity(spec: &VaultSpec) -> Result<Option<CredentialsSource>, String> {
+    let Some(web) = &spec.credentials.web_identity else { return Ok(None) };
+    let endpoint = |text: &String| text.parse().map_err(|e| format!("stsEndpoint {text} is not a URL ({e})"));
+    Ok(Some(CredentialsSource::WebIdentity {
+        role_arn: web.role_arn.clone(),
+        token_file: TOKEN_FILE.into(),
+        sts_endpoint: web.sts_endpoint.as_ref().map(endpoint).transpose()?,
+    }))
+}
+
+fn credential_keys(
+    object: &VaultObject,
+    name: &str,
+    secret: Option<&Secret>,
+) -> Result<CredentialsSource, VaultAccessError> {
     let missing = |problem: String| VaultAccessError::CredentialsMissing {
         secret: format!("{}/{name}", object.namespace().unwrap_or_default()),
         problem,
         vault: named(object),
     };
     let value = |key: &str| secret_text(secret, key).map_err(missing);
-    Ok(CredentialsSource::Static { access_key_id: value(ACCESS_KEY_ID)?, secret_access_key: value(SECRET_ACCESS_KEY)? })
+    let (access_key_id, secret_access_key) = (value(ACCESS_KEY_ID)?, value(SECRET_ACCESS_KEY)?);
+    let is_lent = secret.and_then(|secret| secret.data.as_ref()).is_some_and(|data| data.contains_key(SESSION_TOKEN));
+    Ok(match is_lent {
+        true => CredentialsSource::Temporary { access_key_id, secret_access_key, session_token: value(SESSION_TOKEN)? },
+        false => CredentialsSource::Static { access_key_id, secret_access_key },
+    })
 }
 
 fn identities(object: &VaultObject, name: &str, secret: Option<&Secret>) -> Result<Identities, VaultAccessError> {
@@ -437,8 +486,10 @@ mod tests {
         let object = VaultObject::new("v", serde_json::from_value(all).unwrap());
         let mut keys = secret(ACCESS_KEY_ID, "id");
         keys.data.as_mut().unwrap().extend(secret(SECRET_ACCESS_KEY, "secret").data.unwrap());
-        let access = open(&object, Some(&keys), identity, signing).and_then(|access| listed(&object, &access.vault));
-        access.map_or_else(|error| error.reason().to_owned(), |()| "sound".to_owned())
+        let access = credentials_source(&object, Some(&keys))
+            .and_then(|source| open(&object, source, identity, signing))
+            .and_then(|access| listed(&object, &access.vault).map(|()| access));
+        access.map_or_else(|error| error.reason().to_owned(), |_| "sound".to_owned())
     }
 
     #[test]
@@ -484,6 +535,44 @@ mod tests {
         let nonsense = serde_json::json!({"encryption": {"recipients": [recipient]},
             "writers": [{"name": "w", "publicKey": "holdfast-writer1nonsense"}]});
         assert_eq!(opened(nonsense, None, None), reasons::INVALID_SPEC);
+    }
+
+    #[test]
+    fn credentials_are_keys_lent_keys_or_a_role() {
+        let spec = |credentials: serde_json::Value| {
+            let spec = serde_json::json!({"bucket": "b00", "retentionDays": 7, "credentials": credentials,
+                "encryption": {"recipients": ["age1x"]}, "proxy": {"url": "http://proxy:3128", "noProxy": [".lan"]}});
+            VaultObject::new("v", serde_json::from_value(spec).unwrap())
+        };
+        let mut keys = secret(ACCESS_KEY_ID, "id");
+        keys.data.as_mut().unwrap().extend(secret(SECRET_ACCESS_KEY, "s").data.unwrap());
+        let by_secret = spec(serde_json::json!({"secretName": "keys"}));
+        let found = credentials_source(&by_secret, Some(&keys)).unwrap();
+        assert!(matches!(found, CredentialsSource::Static { .. }), "{found:?}");
+        keys.data.as_mut().unwrap().extend(secret(SESSION_TOKEN, "t").data.unwrap());
+        let found = credentials_source(&by_secret, Some(&keys)).unwrap();
+        assert!(
+            matches!(&found, CredentialsSource::Temporary { session_token, .. } if session_token == "t"),
+            "{found:?}"
+        );
+        keys.data.as_mut().unwrap().extend(secret(SESSION_TOKEN, " ").data.unwrap());
+        let error = credentials_source(&by_secret, Some(&keys)).unwrap_err();
+        assert!(error.to_string().contains("has an empty key AWS_SESSION_TOKEN"), "{error}");
+
+        let role = serde_json::json!({"roleArn": "arn:aws:iam::1:role/w", "stsEndpoint": "http://sts:1/"});
+        let by_role = spec(serde_json::json!({"webIdentity": role}));
+        let found = credentials_source(&by_role, None).unwrap();
+        let CredentialsSource::WebIdentity { role_arn, token_file, sts_endpoint } = &found else { panic!("{found:?}") };
+        assert_eq!(
+            (role_arn.as_str(), token_file.as_path()),
+            ("arn:aws:iam::1:role/w", std::path::Path::new(TOKEN_FILE))
+        );
+        assert_eq!(sts_endpoint.as_ref().unwrap().as_str(), "http://sts:1/");
+        let config = vault_config(&by_role.spec, found).unwrap();
+        let proxy = config.proxy.unwrap();
+        assert_eq!((proxy.url.as_str(), proxy.no_proxy), ("http://proxy:3128/", vec![".lan".to_owned()]));
+        let neither = credentials_source(&spec(serde_json::json!({})), None).unwrap_err();
+        assert_eq!(neither.reason(), reasons::INVALID_SPEC);
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub struct VaultConfig {
     /// The writers whose objects are believed; empty: everybody who can write to the bucket.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub writers: Vec<TrustedWriter>,
+    /// The proxy that the store is reached through; none: the one that the environment names, if it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// The file of the site's own writer key, for what writes. Read again for each incarnation, so that it can rotate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writer_key_file: Option<PathBuf>,
@@ -67,6 +70,7 @@ impl VaultConfig {
             credentials,
             ca_bundle: None,
             writers: Vec::new(),
+            proxy: None,
             writer_key_file: None,
         }
     }
@@ -98,6 +102,17 @@ fn default_chunk_retention_days() -> u32 {
     DEFAULT_CHUNK_RETENTION_DAYS
 }
 
+/// A way out of a site that only a proxy has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxy {
+    /// Where it is. Requests by HTTPS go through it by `CONNECT`, so that it sees no more than the store's name.
+    pub url: Url,
+    /// Hosts that are reached without it, as in `NO_PROXY`: names, domains (`.example.org`), addresses and networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_proxy: Vec<String>,
+}
+
 /// Where S3 credentials come from.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -119,6 +134,15 @@ pub enum CredentialsSource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sts_endpoint: Option<Url>,
     },
+    /// Keys that are lent for a while, with the token that makes them valid.
+    Temporary {
+        /// The access key id.
+        access_key_id: String,
+        /// The secret.
+        secret_access_key: String,
+        /// The session token.
+        session_token: String,
+    },
     /// The keys themselves. For tests and the command line.
     Static {
         /// The access key id.
@@ -138,6 +162,9 @@ impl fmt::Debug for CredentialsSource {
                 .field("role_arn", role_arn)
                 .field("token_file", token_file)
                 .finish_non_exhaustive(),
+            Self::Temporary { access_key_id, .. } => {
+                f.debug_struct("Temporary").field("access_key_id", access_key_id).finish_non_exhaustive()
+            }
             Self::Static { access_key_id, .. } => {
                 f.debug_struct("Static").field("access_key_id", access_key_id).finish_non_exhaustive()
             }

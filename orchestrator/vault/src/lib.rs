@@ -44,7 +44,7 @@ pub use check::{
     Attempt, EVIDENCE as LOCK_EVIDENCE, LockProbe, MAX_CLOCK_SKEW, Outcome, ProbeOptions, Reached, Tried, VaultCheck,
     in_sync,
 };
-pub use config::{CredentialsSource, DEFAULT_CHUNK_RETENTION_DAYS, VaultConfig};
+pub use config::{CredentialsSource, DEFAULT_CHUNK_RETENTION_DAYS, Proxy, VaultConfig};
 pub use copy::{CopyOptions, CopyProblem, CopyProblemKind, CopyReport};
 pub use database::DatabaseVault;
 pub use describe::{Description, LockLine, VersionLine};

@@ -48,6 +48,7 @@ impl Server {
             },
             ca_bundle: None,
             writers: Vec::new(),
+            proxy: None,
             writer_key_file: None,
         }
     }

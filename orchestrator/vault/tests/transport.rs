@@ -13,7 +13,7 @@ use bytes::Bytes;
 use common::{Fixture, append, create_bucket, durable, small_segments, wal};
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::store::{Lock, S3Store, Store};
-use holdfast_vault::{CredentialsSource, LogReader, ReadEvent, Vault, VaultConfig};
+use holdfast_vault::{CredentialsSource, LogReader, Proxy, ReadEvent, Vault, VaultConfig};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -207,6 +207,17 @@ async fn a_proxy_of_the_environment_is_used_but_for_what_is_excepted() {
     assert!(run(""));
     assert!(proxy.connections.load(Ordering::SeqCst) > 0);
     assert!(!run("store.invalid"), "the name leads nowhere without the proxy");
+
+    // One that the configuration names, whatever the environment says.
+    let before = proxy.connections.load(Ordering::SeqCst);
+    let named = |no_proxy: &[&str]| {
+        let no_proxy = no_proxy.iter().map(|host| (*host).to_owned()).collect();
+        let proxy = Some(Proxy { url: format!("http://{}", proxy.address).parse().unwrap(), no_proxy });
+        S3Store::new(VaultConfig { proxy, ..config(&weed, "http://store.invalid") }).unwrap()
+    };
+    assert!(named(&["other.invalid"]).bucket().await.unwrap().object_lock);
+    assert!(proxy.connections.load(Ordering::SeqCst) > before);
+    assert!(named(&[".invalid"]).bucket().await.is_err(), "the name leads nowhere without the proxy");
 }
 
 #[tokio::test]

@@ -71,11 +71,13 @@ module "manifests" {
       namespace        = "hospital"
       role_arn         = module.policy.roles["writer/primary"].arn
       service_accounts = local.service_accounts
+      web_identity     = var.web_identity
     }
     standby = {
       namespace        = "hospital"
       role_arn         = module.policy.roles["writer/standby"].arn
       service_accounts = local.service_accounts
+      web_identity     = var.web_identity
       # The private key is at the standby site alone: what is stolen at the primary site opens nothing.
       identity_secret = "holdfast-identity"
     }

@@ -32,7 +32,15 @@ locals {
           prefix             = var.vault.prefix
           retentionDays      = var.retention_days
           chunkRetentionDays = var.chunk_retention_days
-          credentials        = { secretName = site.credentials_secret }
+          credentials = {
+            for key, value in {
+              secretName = site.web_identity ? null : site.credentials_secret
+              webIdentity = !site.web_identity ? null : {
+                roleArn            = site.role_arn
+                serviceAccountName = one([for account in site.service_accounts : split("/", account)[1] if split("/", account)[0] == site.namespace])
+              }
+            } : key => value if value != null
+          }
           encryption = {
             for key, value in {
               recipients = var.recipients

@@ -31,7 +31,8 @@ variable "recipients" {
 variable "sites" {
   description = <<-EOT
     The sites, by name: the namespace of the Vault, the Secrets that it names, and the service accounts (`namespace/name`) that
-    are to take the role `role_arn`. `identity_secret` is for sites that decrypt; the primary site has none. `vault_spec` is YAML
+    are to take the role `role_arn`. With `web_identity` the Vault names that role instead of a Secret with keys, for the operator and
+    for the one service account of the Vault's own namespace, which the operator's pods run as. `identity_secret` is for sites that decrypt; the primary site has none. `vault_spec` is YAML
     (or JSON) that is merged over the Vault's spec, for fields that this module does not know.
   EOT
   type = map(object({
@@ -41,6 +42,7 @@ variable "sites" {
     identity_secret    = optional(string)
     role_arn           = optional(string)
     service_accounts   = optional(set(string), [])
+    web_identity       = optional(bool, false)
     vault_spec         = optional(string, "{}")
   }))
 
@@ -54,5 +56,13 @@ variable "sites" {
   validation {
     condition     = alltrue([for _, site in var.sites : length(site.service_accounts) == 0 || site.role_arn != null])
     error_message = "Service accounts take a role: name its ARN in `role_arn`."
+  }
+
+  validation {
+    condition = alltrue([
+      for _, site in var.sites :
+      !site.web_identity || length([for account in site.service_accounts : account if split("/", account)[0] == site.namespace]) == 1
+    ])
+    error_message = "With `web_identity` one service account is of the Vault's namespace: agents, relays and archivers run as it."
   }
 }

@@ -105,6 +105,7 @@ impl Cloud {
             },
             ca_bundle: None,
             writers: Vec::new(),
+            proxy: None,
             writer_key_file: self.writer_key_file.clone(),
         }
     }

@@ -72,6 +72,7 @@ impl DrillExecutor {
     }
 
     pub(super) async fn vault_addresses(&self, vault: &VaultObject) -> Result<(Vec<IpAddr>, u16), StepError> {
+        can_be_isolated(vault)?;
         let (host, port) = endpoint(vault)?;
         let found = tokio::net::lookup_host((host.as_str(), port)).await;
         let found = found.map_err(|e| StepError::retry(format!("the vault's host {host} cannot be resolved: {e}")))?;
@@ -101,7 +102,7 @@ impl DrillExecutor {
 
     async fn copy_secrets_and_settings(&self, vault: &VaultObject, workloads: &[Deployment]) -> Result<(), StepError> {
         let mut references = build::references(workloads).map_err(defect)?;
-        references.secrets.insert(vault.spec.credentials.secret_name.clone());
+        references.secrets.extend(vault.spec.credentials.secret_name.clone());
         references.secrets.extend(vault.spec.encryption.identity.iter().map(|s| s.secret_name.clone()));
         references.secrets.extend(vault.spec.signing.iter().map(|s| s.secret_name.clone()));
         for database in &self.spec.databases {
@@ -169,6 +170,20 @@ impl DrillExecutor {
     }
 }
 
+/// Whether a policy can open the way to this vault and no other. Through a proxy a copy of a service could reach whatever the
+/// proxy does, and a role is not for the service accounts of a namespace that is made for one drill.
+fn can_be_isolated(vault: &VaultObject) -> Result<(), StepError> {
+    let why = match (&vault.spec.proxy, &vault.spec.credentials.web_identity) {
+        (Some(proxy), _) => format!("is reached through {}, and so is whatever that leads to", proxy.url),
+        (None, Some(_)) => "is reached with a role that only the namespace's own service accounts may take".to_owned(),
+        (None, None) => return Ok(()),
+    };
+    let message = format!("no drill can be isolated: Vault {} {why}", vault.name_any());
+    let hint =
+        "rehearse with a plan whose Vault names an endpoint that is reached without proxy and a Secret with keys";
+    Err(StepError::person(message, hint))
+}
+
 /// Host and port of the vault's S3 service.
 fn endpoint(vault: &VaultObject) -> Result<(String, u16), StepError> {
     let Some(endpoint) = &vault.spec.endpoint else {
@@ -194,6 +209,22 @@ mod tests {
             "retentionDays": 1, "encryption": {"recipients": ["age1x"]}});
         let vault = VaultObject::new("vault", serde_json::from_value(spec).unwrap());
         super::endpoint(&vault).ok()
+    }
+
+    #[test]
+    fn a_vault_behind_a_proxy_or_a_role_is_not_rehearsed_with() {
+        for (credentials, proxy, said) in [
+            (json!({"secretName": "c"}), json!(null), None),
+            (json!({"secretName": "c"}), json!({"url": "http://proxy:3128"}), Some("through http://proxy:3128")),
+            (json!({"webIdentity": {"roleArn": "arn:aws:iam::1:role/r"}}), json!(null), Some("with a role")),
+        ] {
+            let spec = json!({"bucket": "holdfast", "credentials": credentials, "proxy": proxy, "retentionDays": 1,
+                "encryption": {"recipients": ["age1x"]}});
+            let vault = VaultObject::new("vault", serde_json::from_value(spec).unwrap());
+            let refused = can_be_isolated(&vault).err().map(|error| error.message);
+            assert_eq!(refused.is_some(), said.is_some(), "{refused:?}");
+            assert!(said.is_none_or(|said| refused.unwrap().contains(said)));
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use kube::ResourceExt;
 use crate::Error;
 use crate::apply::owner;
 use crate::role::HTTP_PORT;
-use crate::roles::{self, DATABASE_DIR, Owned, RoleObjects, mounted_credentials};
-use crate::vault_access::{invalid_endpoint, vault_config};
+use crate::roles::{self, DATABASE_DIR, Owned, RoleObjects, mounted_vault};
+use crate::vault_access::invalid_endpoint;
 
 /// Annotation by which a person takes the log back from a takeover that was given up.
 pub(crate) const RECLAIM_ANNOTATION: &str = "holdfast.dev/reclaim";
@@ -22,7 +22,7 @@ pub(crate) fn build(database: &ProtectedDatabase, vault: &Vault, image: &str) ->
         name: database.name_any(),
         owner: owner(database)?,
     };
-    let vault_config = vault_config(&vault.spec, mounted_credentials()).map_err(|m| invalid_endpoint(vault, m))?;
+    let vault_config = mounted_vault(&vault.spec).map_err(|m| invalid_endpoint(vault, m))?;
     let connection = &database.spec.connection;
     let config = AgentConfig {
         vault: vault_config,
@@ -107,6 +107,32 @@ mod tests {
         assert_eq!(config.vault.writers.len(), 1);
         assert_eq!(config.vault.writers[0].public_key.to_string(), public);
         assert!(config.vault.writers[0].not_after.is_some());
+    }
+
+    #[test]
+    fn a_role_takes_the_place_of_keys_and_a_proxy_is_told() {
+        let web = json!({"roleArn": "arn:aws:iam::1:role/writer", "serviceAccountName": "vault-writer"});
+        let more = json!({"credentials": {"webIdentity": web}, "proxy": {"url": "http://proxy:3128"}});
+        let objects = built_for(json!({}), more);
+        let pod = objects.deployment.spec.unwrap().template.spec.unwrap();
+        assert_eq!(violations(&pod), Vec::<String>::new(), "no token for the API server");
+        assert_eq!(pod.service_account_name.as_deref(), Some("vault-writer"));
+        let volumes = pod.volumes.unwrap();
+        let secrets: Vec<_> = volumes.iter().filter_map(|v| v.secret.as_ref()?.secret_name.clone()).collect();
+        assert_eq!(secrets, ["lab-db"]);
+        let projected = volumes.into_iter().find_map(|v| v.projected).unwrap();
+        let token = projected.sources.unwrap().remove(0).service_account_token.unwrap();
+        assert_eq!(token.audience.as_deref(), Some("sts.amazonaws.com"));
+        let config: AgentConfig = serde_json::from_str(&objects.config.data.unwrap()["config.json"]).unwrap();
+        let holdfast_vault::CredentialsSource::WebIdentity { role_arn, token_file, .. } = config.vault.credentials
+        else {
+            panic!("{:?}", config.vault.credentials);
+        };
+        assert_eq!(role_arn, "arn:aws:iam::1:role/writer");
+        let mounts = pod.containers[0].volume_mounts.clone().unwrap();
+        let mounted = mounts.iter().find(|m| m.name == "vault").unwrap();
+        assert_eq!(token_file, PathBuf::from(&mounted.mount_path).join(&token.path));
+        assert_eq!(config.vault.proxy.unwrap().url.as_str(), "http://proxy:3128/");
     }
 
     #[test]

@@ -27,10 +27,10 @@ use crate::protected_database::durability;
 use crate::restricted::{POSTGRES_UID, container_security, empty_volume, mount, pod_spec, resources};
 use crate::role::{HTTP_PORT, POSTGRES_PORT, REPLICATION_PORT};
 use crate::roles::{
-    self, DATABASE_DIR, IDENTITY_DIR, IDENTITY_FILE, Owned, PASSWORD_FILE, RoleObjects, VAULT_DIR, container_port,
-    mounted_credentials, role_container, role_volumes,
+    self, DATABASE_DIR, IDENTITY_DIR, IDENTITY_FILE, Owned, PASSWORD_FILE, RoleObjects, container_port,
+    give_credentials, mounted_vault, role_container, role_volumes,
 };
-use crate::vault_access::{VaultAccessError, invalid_endpoint, vault_config};
+use crate::vault_access::{VaultAccessError, invalid_endpoint};
 use crate::{Context, Error};
 
 /// The init container that restores the base backup.
@@ -182,7 +182,7 @@ impl<'a> Parts<'a> {
         let identity = vault.spec.encryption.identity.as_ref();
         let missing = || VaultAccessError::no_identity(vault);
         Ok(Self {
-            vault_config: vault_config(&vault.spec, mounted_credentials()).map_err(|m| invalid_endpoint(vault, m))?,
+            vault_config: mounted_vault(&vault.spec).map_err(|m| invalid_endpoint(vault, m))?,
             identity_secret: identity.ok_or_else(missing)?.secret_name.clone(),
             owned: Owned {
                 namespace: standby.namespace().unwrap_or_default(),
@@ -215,7 +215,7 @@ impl<'a> Parts<'a> {
             password_file: Some(PathBuf::from(PASSWORD_FILE)),
             until,
         };
-        let vault = &self.vault.spec.credentials.secret_name;
+        let vault = &self.vault.spec;
         let database = &self.standby.spec.credentials.secret_name;
         let identity = &self.identity_secret;
         roles::relay(&self.owned, self.image, &config, vault, identity, database)
@@ -303,7 +303,6 @@ impl<'a> Parts<'a> {
 
     fn server_pod(&self, restore_config: &str) -> PodSpec {
         let secrets = [
-            ("vault", self.vault.spec.credentials.secret_name.as_str(), VAULT_DIR),
             ("identity", self.identity_secret.as_str(), IDENTITY_DIR),
             ("database", self.standby.spec.credentials.secret_name.as_str(), DATABASE_DIR),
         ];
@@ -315,13 +314,15 @@ impl<'a> Parts<'a> {
         mounts.push(mount("tmp", "/tmp", false));
         let mut restore = role_container(RESTORE_CONTAINER, self.image);
         restore.volume_mounts = Some(mounts);
-        PodSpec {
+        let mut pod = PodSpec {
             init_containers: Some(vec![restore]),
             containers: vec![postgres(&self.standby.spec.image)],
             volumes: Some(volumes),
             termination_grace_period_seconds: Some(60),
             ..pod_spec(POSTGRES_UID)
-        }
+        };
+        give_credentials(&mut pod, &self.vault.spec);
+        pod
     }
 }
 

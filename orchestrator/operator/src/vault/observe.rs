@@ -70,10 +70,10 @@ async fn reach(vault: &holdfast_vault::Vault) -> Result<Observed, VaultError> {
 async fn probe_store(object: &Vault, vault: &holdfast_vault::Vault, ctx: &Context) -> Result<Observed, VaultError> {
     match ctx.suitability.known(object, Instant::now()) {
         Known::Refused(error) => return Err(error),
-        Known::Suitable => return probe_lock(vault).await,
+        Known::Suitable => return probe_lock(object, vault).await,
         Known::Nothing => {}
     }
-    let observed = probe_lock(vault).await?;
+    let observed = probe_lock(object, vault).await?;
     match vault.check_store().await {
         // Next time, then.
         Ok(report) if report.is_void() => {}
@@ -87,8 +87,9 @@ async fn probe_store(object: &Vault, vault: &holdfast_vault::Vault, ctx: &Contex
     Ok(observed)
 }
 
-async fn probe_lock(vault: &holdfast_vault::Vault) -> Result<Observed, VaultError> {
-    let probe = vault.probe_lock(&ProbeOptions::default()).await?;
+async fn probe_lock(object: &Vault, vault: &holdfast_vault::Vault) -> Result<Observed, VaultError> {
+    let options = ProbeOptions { other_prefix: object.spec.foreign_prefix.clone() };
+    let probe = vault.probe_lock(&options).await?;
     let clock_skew_seconds = probe.check.clock_skew_seconds;
     let evidence = match vault.put_lock_evidence(&probe).await {
         Ok(key) => Some(key),

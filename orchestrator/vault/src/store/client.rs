@@ -30,7 +30,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client for the vault's endpoint. Each request is sent once: the vault must know what is unknown.
 pub(super) fn new(config: &VaultConfig, clock: Arc<StoreClock>) -> Result<Client, VaultError> {
-    let connections = Connections::new(config.ca_bundle.as_deref())?;
+    let connections = Connections::new(config.ca_bundle.as_deref(), config.proxy.as_ref())?;
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)

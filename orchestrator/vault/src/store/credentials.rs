@@ -33,6 +33,11 @@ pub(super) fn provider(
             let keys = Credentials::new(access_key_id, secret_access_key, None, None, "holdfast");
             Ok(SharedCredentialsProvider::new(keys))
         }
+        CredentialsSource::Temporary { access_key_id, secret_access_key, session_token } => {
+            let token = Some(session_token.clone());
+            let keys = Credentials::new(access_key_id, secret_access_key, token, None, "holdfast");
+            Ok(SharedCredentialsProvider::new(keys))
+        }
         CredentialsSource::Directory(directory) => {
             let files = CredentialFiles { directory: directory.clone() };
             files.read().map_err(missing)?;

@@ -10,24 +10,26 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use crate::config::Proxy;
 use crate::error::VaultError;
 
 /// Connections that wait for a request are closed before most stores and balancers close them.
 const POOL_IDLE: Duration = Duration::from_secs(20);
 
-/// What connections are made with. `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment count, in
-/// either case.
+/// What connections are made with. Where no proxy is named, `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the
+/// environment count, in either case.
 #[derive(Clone, Debug)]
 pub(super) struct Connections {
     tls: TlsContext,
+    proxy: ProxyConfig,
 }
 
 impl Connections {
-    /// With these authorities (PEM) besides the system's.
+    /// With these authorities (PEM) besides the system's, through this proxy.
     ///
     /// # Errors
-    /// [`VaultError::BadConfig`]: there is no certificate in the text, or one cannot be read.
-    pub(super) fn new(ca_bundle: Option<&str>) -> Result<Connections, VaultError> {
+    /// [`VaultError::BadConfig`]: there is no certificate in the text, or one cannot be read; or the proxy is none.
+    pub(super) fn new(ca_bundle: Option<&str>, proxy: Option<&Proxy>) -> Result<Connections, VaultError> {
         let mut trusted = TrustStore::default();
         if let Some(pem) = ca_bundle {
             check_bundle(pem).map_err(|reason| VaultError::BadConfig { reason })?;
@@ -35,7 +37,8 @@ impl Connections {
         }
         let bad = |e: aws_smithy_http_client::HttpClientError| VaultError::BadConfig { reason: format!("TLS: {e}") };
         let tls = TlsContext::builder().with_trust_store(trusted).build().map_err(bad)?;
-        Ok(Connections { tls })
+        let proxy = proxy.map_or_else(|| Ok(ProxyConfig::from_env()), through)?;
+        Ok(Connections { tls, proxy })
     }
 
     /// A client for the SDK, which brings its own time-outs.
@@ -61,11 +64,17 @@ impl Connections {
         builder.set_pool_idle_timeout(Some(Some(POOL_IDLE)));
         builder
             .enable_tcp_nodelay(true)
-            .proxy_config(ProxyConfig::from_env())
+            .proxy_config(self.proxy.clone())
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .tls_context(self.tls.clone())
             .build()
     }
+}
+
+fn through(proxy: &Proxy) -> Result<ProxyConfig, VaultError> {
+    let through = ProxyConfig::all(proxy.url.as_str())
+        .map_err(|e| VaultError::BadConfig { reason: format!("the proxy {}: {e}", proxy.url) })?;
+    Ok(through.no_proxy(proxy.no_proxy.join(",")))
 }
 
 /// What the TLS library would only find out by a panic.
@@ -92,10 +101,10 @@ mod tests {
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let torn = "-----BEGIN CERTIFICATE-----\nnot base64 !\n-----END CERTIFICATE-----\n";
         for (pem, part) in [("", "no certificate"), ("hello", "no certificate"), (broken, "1 of"), (torn, "1 of")] {
-            let error = Connections::new(Some(pem)).unwrap_err();
+            let error = Connections::new(Some(pem), None).unwrap_err();
             assert_eq!(error.reason(), "BadConfig");
             assert!(error.to_string().contains(part), "{part} in {error}");
         }
-        Connections::new(None).unwrap();
+        Connections::new(None, None).unwrap();
     }
 }

@@ -185,7 +185,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let file = dir.join("token");
         std::fs::write(&file, "first&token\n").unwrap();
-        let connections = Connections::new(None).unwrap();
+        let connections = Connections::new(None, None).unwrap();
         let identity =
             WebIdentity::new("arn:aws:iam::1:role/x".into(), file.clone(), url, connections.clone()).unwrap();
         assert_eq!(identity.provide_credentials().await.unwrap().access_key_id(), "ASIAX");

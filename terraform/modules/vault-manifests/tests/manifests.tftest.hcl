@@ -83,6 +83,45 @@ run "text" {
   }
 }
 
+run "a_role_instead_of_keys" {
+  command = plan
+
+  variables {
+    sites = {
+      primary = {
+        namespace        = "hospital"
+        role_arn         = "arn:aws:iam::111122223333:role/holdfast-primary-writer"
+        service_accounts = ["holdfast-system/holdfast-operator", "hospital/holdfast"]
+        web_identity     = true
+      }
+    }
+  }
+
+  assert {
+    condition = output.vaults.primary.spec.credentials == {
+      webIdentity = { roleArn = "arn:aws:iam::111122223333:role/holdfast-primary-writer", serviceAccountName = "holdfast" }
+    }
+    error_message = "The Vault names the role and who takes it, and no Secret."
+  }
+}
+
+run "a_role_that_no_pod_may_take" {
+  command = plan
+
+  variables {
+    sites = {
+      primary = {
+        namespace        = "hospital"
+        role_arn         = "arn:aws:iam::111122223333:role/holdfast-primary-writer"
+        service_accounts = ["holdfast-system/holdfast-operator"]
+        web_identity     = true
+      }
+    }
+  }
+
+  expect_failures = [var.sites]
+}
+
 run "another_store" {
   command = plan
 
