@@ -294,14 +294,19 @@ pub fn role_container(role: &str, image: &str) -> Container {
         args: Some(vec![role.to_owned(), "--config".to_owned(), format!("{CONFIG_DIR}/{CONFIG_KEY}")]),
         security_context: Some(container_security()),
         resources: Some(resources("10m", "32Mi", Some("128Mi"))),
-        // One allocator arena: a role works on two or three threads, and each arena keeps memory of its own.
-        env: Some(vec![EnvVar {
-            name: "MALLOC_ARENA_MAX".to_owned(),
-            value: Some("1".to_owned()),
-            ..EnvVar::default()
-        }]),
+        env: Some(vec![
+            // One allocator arena: a role works on two or three threads, and each arena keeps memory of its own.
+            variable("MALLOC_ARENA_MAX", "1"),
+            // Chunks and segments are given back to the system at once. Without it the first one that is freed makes the
+            // allocator keep all that are no bigger, with holes between them: an archiver takes a quarter more.
+            variable("MALLOC_MMAP_THRESHOLD_", "524288"),
+        ]),
         ..Container::default()
     }
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() }
 }
 
 /// The volumes of a role and where they appear: its configuration and these Secrets (volume, Secret, path).

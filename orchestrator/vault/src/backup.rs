@@ -23,8 +23,10 @@ use crate::store::{ListRequest, Object, StoreError, StoreErrorKind};
 pub const BACKUP_PART_BYTES: usize = 4 * 1024 * 1024;
 /// The longest part that is taken.
 const MAX_PART_BYTES: usize = 16 * 1024 * 1024;
-/// Parts being stored, and parts being fetched, at the same time.
+/// Parts being stored at the same time.
 const IN_FLIGHT: usize = 2;
+/// Parts being fetched or opened at the same time: some are on the way while two processors open others.
+const READ_IN_FLIGHT: usize = 4;
 
 /// What is known of a base backup when it begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -356,7 +358,7 @@ impl BackupReader {
 
     /// The next part, verified and opened; `None` after the last. An error ends the reading: begin again.
     pub async fn next(&mut self) -> Result<Option<Bytes>, VaultError> {
-        while self.fetch < self.manifest.parts && self.ahead.len() <= IN_FLIGHT {
+        while self.fetch < self.manifest.parts && self.ahead.len() < READ_IN_FLIGHT {
             let part = read_part(self.database.clone(), self.manifest.clone(), self.fetch, self.identities.clone());
             self.ahead.push_back(tokio::spawn(part));
             self.fetch += 1;

@@ -16,7 +16,7 @@ use crate::object::{BodyInfo, Encoding, Hash, ObjectError};
 
 /// Fast, because WAL is sealed while a client waits for its commit.
 const ZSTD_LEVEL: i32 = 1;
-/// From so many bytes on the digest of what is sealed is made on a thread of its own, beside the rest: it takes a third of the
+/// From so many bytes on the digest of what is sealed is made on a thread of its own, beside the rest: it takes a quarter of the
 /// time, and needs nothing of what else is done.
 const DIGEST_BESIDE_BYTES: usize = 512 * 1024;
 

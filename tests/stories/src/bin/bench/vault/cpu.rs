@@ -10,6 +10,11 @@ pub(super) fn of_process(id: u32) -> Result<f64> {
     seconds(&format!("/proc/{id}/stat"), 0)
 }
 
+/// CPU seconds of this process and of those that it waited for.
+pub(super) fn of_us() -> Result<f64> {
+    Ok(seconds("/proc/self/stat", 0)? + of_children()?)
+}
+
 /// CPU seconds of all the processes that this one started and waited for, and of theirs.
 pub(super) fn of_children() -> Result<f64> {
     seconds("/proc/self/stat", 2)

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 const BUCKET: &str = "bench";
 const SYSTEM: SystemId = SystemId(7_357_812_345_678_901_234);
 const MIB: f64 = 1024.0 * 1024.0;
+const GB: f64 = 1e9;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -54,15 +55,22 @@ enum Figure {
     Opening,
 }
 
+/// How fast, in plain WAL.
+#[derive(Clone, Copy)]
+struct Speed {
+    mib_per_second: f64,
+    /// CPU seconds: unlike the rate they stay nearly the same on a busy machine.
+    cpu_per_gb: f64,
+}
+
 /// One line of the tables.
 enum Row {
     /// A rate beside a peer's.
     Rate {
         what: String,
-        /// MiB of plain WAL a second.
-        ours: f64,
+        ours: Speed,
         peer: &'static str,
-        theirs: f64,
+        theirs: Speed,
         /// None: it is stated, and nothing is asked of it.
         wanted: Option<f64>,
     },
@@ -86,17 +94,20 @@ pub(crate) async fn bench(arguments: &Arguments) -> Result<()> {
 }
 
 fn print(rows: &[Row]) {
-    println!("\n{:<48}{:>12}  {:<36}{:>10}{:>7}{:>8}", "", "ours MiB/s", "peer", "MiB/s", "ratio", "wanted");
+    let (rate, cpu) = ("MiB/s", "CPU s/GB");
+    println!("\n{:<58}{rate:>7}{cpu:>10}  {:<27}{rate:>7}{cpu:>10}{:>7}{:>8}", "", "peer", "ratio", "wanted");
     for row in rows {
         if let Row::Rate { what, ours, peer, theirs, wanted } = row {
             let wanted = wanted.map_or_else(String::new, |wanted| format!(">= {wanted}"));
-            println!("{what:<48}{ours:>12.0}  {peer:<36}{theirs:>10.0}{:>7.2}{wanted:>8}", ours / theirs);
+            let speed = |speed: &Speed| format!("{:>7.0}{:>10.2}", speed.mib_per_second, speed.cpu_per_gb);
+            let ratio = ours.mib_per_second / theirs.mib_per_second;
+            println!("{what:<58}{}  {peer:<27}{}{ratio:>7.2}{wanted:>8}", speed(ours), speed(theirs));
         }
     }
-    println!("\n{:<48}{:>36}  wanted", "", "reached");
+    println!("\n{:<58}{:>44}  wanted", "", "reached");
     for row in rows {
         if let Row::Reached { what, reached, wanted } = row {
-            println!("{what:<48}{reached:>36}  {wanted}");
+            println!("{what:<58}{reached:>44}  {wanted}");
         }
     }
 }

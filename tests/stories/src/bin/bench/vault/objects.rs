@@ -18,7 +18,7 @@ use holdfast_wal::{Lsn, TimelineId};
 use jiff::Timestamp;
 
 use super::link::Link;
-use super::{BUCKET, Bench, MIB, Row, config, plain_client};
+use super::{BUCKET, Bench, GB, MIB, Row, Speed, config, cpu, plain_client};
 
 const IN_FLIGHT: usize = 8;
 const PUT_BYTES: usize = 16 << 20;
@@ -26,13 +26,15 @@ const PUT_BYTES: usize = 16 << 20;
 const LINK_BYTES_PER_SECOND: f64 = 125e6;
 
 impl Bench {
-    /// MiB a second, the best of the rounds.
-    async fn best(&self, bytes: f64, mut once: impl AsyncFnMut(usize) -> Result<Duration>) -> Result<f64> {
-        let mut best = f64::MAX;
+    /// The best of the rounds, and the CPU time of all of them: that of this process and of the programs that it ran, not
+    /// of the store.
+    async fn best(&self, bytes: f64, mut once: impl AsyncFnMut(usize) -> Result<Duration>) -> Result<Speed> {
+        let (mut best, before) = (f64::MAX, cpu::of_us()?);
         for round in 0..self.rounds {
             best = best.min(once(round).await?.as_secs_f64());
         }
-        Ok(bytes / MIB / best)
+        let cpu = (cpu::of_us()? - before) / self.rounds as f64;
+        Ok(Speed { mib_per_second: bytes / MIB / best, cpu_per_gb: cpu / (bytes / GB) })
     }
 
     /// The programs that make the same of WAL.
@@ -133,7 +135,7 @@ impl Bench {
         Ok(rows)
     }
 
-    async fn read(&self, database: &DatabaseVault) -> Result<f64> {
+    async fn read(&self, database: &DatabaseVault) -> Result<Speed> {
         let manifest = database.backups().await?.pop().context("the backup is not listed")?;
         let identities = Identities::parse(&self.keys[0].0)?;
         self.best(self.plain_bytes(), async |_| {
@@ -149,7 +151,7 @@ impl Bench {
         .await
     }
 
-    async fn scrub(&self, database: &DatabaseVault) -> Result<f64> {
+    async fn scrub(&self, database: &DatabaseVault) -> Result<Speed> {
         let identities = Identities::parse(&self.keys[0].0)?;
         let options = VerifyOptions { locks: false, parallel: IN_FLIGHT, ..VerifyOptions::default() };
         self.best(self.plain_bytes(), async |_| {
@@ -163,7 +165,7 @@ impl Bench {
     }
 
     /// The same objects as they are, MiB of the WAL in them a second.
-    async fn plain_gets(&self, bucket: &Bucket, keys: &[String]) -> Result<f64> {
+    async fn plain_gets(&self, bucket: &Bucket, keys: &[String]) -> Result<Speed> {
         self.best(self.plain_bytes(), async |_| {
             let began = Instant::now();
             let gets = keys.iter().map(|key| async move {

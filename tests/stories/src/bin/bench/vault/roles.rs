@@ -12,7 +12,7 @@ use holdfast_wal::history::TimelineHistory;
 use holdfast_wal::{Lsn, TimelineId};
 use serde_json::{Value, json};
 
-use super::{Bench, MIB, Row, SYSTEM, config, config_json, cpu};
+use super::{Bench, GB, MIB, Row, SYSTEM, config, config_json, cpu};
 
 /// The database's name in the vault.
 const NAME: &str = "log";
@@ -21,7 +21,6 @@ const MESSAGE_BYTES: usize = 128 * 1024;
 /// As an agent cuts them.
 const CHUNK_BYTES: usize = 1024 * 1024;
 const LIMIT: Duration = Duration::from_secs(600);
-const GB: f64 = 1e9;
 const MEMORY: &str = "<= 64 MiB";
 
 impl Bench {
