@@ -38,8 +38,12 @@ async fn hospital() -> (SeaweedFS, Fixture) {
     create_bucket(&weed, BUCKET).await;
     let fixture = Fixture::new(Vault::open(config(&weed, "t")).unwrap(), small_segments()).await;
     let (start, writer) = fixture.writer().await;
-    let end = append(&writer, start, 1 << 20, 64 * 1024, 7).await;
-    durable(&writer, end).await;
+    let mut end = start;
+    for _ in 0..8 {
+        end = append(&writer, end, 128 * 1024, 64 * 1024, 7).await;
+        // A writer puts what waits into one chunk: several take patience.
+        durable(&writer, end).await;
+    }
     writer.close().await;
     let meta = BackupMeta {
         id: "a".into(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use holdfast_api::condition::{find, types};
 use holdfast_api::vault::VerificationStatus;
 use holdfast_api::{Condition, Problem, VERIFY_NOW_ANNOTATION, Vault, VaultStatus};
-use holdfast_vault::{StoreErrorKind, VaultError, VerifyOptions};
+use holdfast_vault::{Finding, FindingKind, StoreErrorKind, VaultError, VerifyOptions};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -142,7 +142,8 @@ impl Worker {
             }
         }
         self.shared(&access).await?;
-        status::complete(&mut self.record, &names, Timestamp::now());
+        let now = self.now();
+        status::complete(&mut self.record, &names, now);
         Ok(())
     }
 
@@ -169,7 +170,7 @@ impl Worker {
         let interrupted = self.scrub.take().filter(|scrub| scrub.database() == name);
         let mut scrub = interrupted.unwrap_or_else(|| Scrub::new(name, self.sample(vault), Timestamp::now()));
         let part = match self.steps(vault, &mut scrub).await {
-            Ok(()) => part(name, &scrub.totals(), &scrub.result(), Some(Timestamp::now())),
+            Ok(()) => part(name, &scrub.totals(), &scrub.result(), Some(self.now())),
             Err(Failed::Vault(VaultError::UnknownDatabase { .. })) => return Ok(()),
             // Another site's, whose names these credentials may list.
             Err(Failed::Vault(VaultError::Store(error))) if error.kind == StoreErrorKind::Denied && !is_own => {
@@ -177,7 +178,7 @@ impl Worker {
             }
             Err(failed) => {
                 let of_database = match &failed {
-                    Failed::Vault(error) => of_database_error(name, error, Timestamp::now()),
+                    Failed::Vault(error) => of_database_error(name, error, self.now()),
                     Failed::Stop(_) => None,
                 };
                 match of_database {
@@ -216,8 +217,9 @@ impl Worker {
             }
             let (bytes, requests) = (scrub.totals().bytes - before.bytes, scrub.totals().requests - before.requests);
             self.ctx.verification.read(&VaultLabels::of(vault), bytes, requests);
-            self.failures = 0;
-            self.tell_early(vault, scrub).await;
+            (self.failures, self.record.problem) = (0, None);
+            self.note(scrub);
+            self.tell(vault).await;
             tokio::time::sleep(pace.rest(bytes, requests, started.elapsed())).await;
             let changed = self.vault().is_none_or(|now| now.metadata.generation != vault.metadata.generation);
             if changed {
@@ -227,14 +229,22 @@ impl Worker {
     }
 
     /// The first finding of a database that was sound does not wait for the end of the scrub.
-    async fn tell_early(&mut self, vault: &Vault, scrub: &Scrub) {
+    fn note(&mut self, scrub: &Scrub) {
         let old = self.record.databases.iter().find(|part| part.name == scrub.database());
-        if scrub.findings().is_empty() || old.is_some_and(|old| old.findings > 0) {
+        // What is missing may be on its way: the end of the scrub tells.
+        let is_sure = |finding: &&Finding| finding.what != FindingKind::Missing;
+        let found: Vec<Finding> = scrub.findings().iter().filter(is_sure).cloned().collect();
+        if found.is_empty() || old.is_some_and(|old| old.findings > 0) {
             return;
         }
         let completed = old.and_then(|old| old.completed);
-        status::put(&mut self.record, part(scrub.database(), &scrub.totals(), scrub.findings(), completed));
-        self.tell(vault).await;
+        status::put(&mut self.record, part(scrub.database(), &scrub.totals(), &found, completed));
+    }
+
+    /// The end of what is looked at now. Never before the pass began, even if this site's clock was set back meanwhile: it
+    /// would be looked at again and again.
+    fn now(&self) -> Timestamp {
+        Timestamp::now().max(self.record.started.unwrap_or(Timestamp::MIN))
     }
 
     async fn shared(&mut self, access: &VaultAccess) -> Result<(), Stop> {
@@ -244,7 +254,7 @@ impl Worker {
         let _turn = turn(&self.turn).await;
         let options = VerifyOptions { parallel: 1, ..VerifyOptions::default() };
         self.record.shared = match access.vault.verify_shared(&options, &|_| {}).await {
-            Ok(verdict) => Some(part(SHARED, &verdict.totals, &verdict.findings, Some(Timestamp::now()))),
+            Ok(verdict) => Some(part(SHARED, &verdict.totals, &verdict.findings, Some(self.now()))),
             // A site that only protects databases may not read the journals. The site that writes them looks at them.
             Err(VaultError::Store(error)) if error.kind == StoreErrorKind::Denied => None,
             Err(error) => return Err(error.into()),

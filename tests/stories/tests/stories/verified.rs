@@ -65,8 +65,9 @@ async fn everything_was_looked_at(story: &Story, site: Site) -> anyhow::Result<(
     for name in DATABASES {
         let part = record.databases.iter().find(|part| part.name == name);
         let part = part.with_context(|| format!("{name} was not looked at: {record:?}"))?;
-        let bodies = if site == Site::Standby { part.objects } else { 0 };
-        ensure!(part.objects > 3 && part.findings == 0 && part.bodies == bodies, "{site}: {part:?}");
+        // The primary site has no private key, and reads headers.
+        let as_far_as_it_can = (part.bodies == part.objects) == (site == Site::Standby);
+        ensure!(part.objects > 3 && part.findings == 0 && as_far_as_it_can, "{site}: {part:?}");
     }
     Ok(())
 }
