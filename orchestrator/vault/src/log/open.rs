@@ -113,19 +113,25 @@ impl LogAccess {
         age.is_none_or(|age| age.unsigned_abs() >= self.facts.look_again_after())
     }
 
-    /// Looks for the newest index. Where a newer one stands than `known`, walks from there to the end of the chain.
+    /// Looks for the newest index. Where a newer one stands than `known`, walks from there to the end of the chain, and once
+    /// more when it slept on that walk.
     async fn look_anew(&self, known: &mut Known) -> Result<Option<Cursor>, VaultError> {
-        let looked = self.store.now();
-        let index = self.newest_index_after(known.index.clone()).await?;
-        if index == known.index {
-            known.looked = looked;
-            return Ok(None);
+        let mut end = None;
+        loop {
+            let looked = self.store.now();
+            let index = self.newest_index_after(known.index.clone()).await?;
+            if index == known.index {
+                known.looked = looked;
+                return Ok(end);
+            }
+            let near = self.near_end_from(Known { index, looked }).await?;
+            end = Some(self.walk(near.cursor, Sure::Beyond(near.listed)).await?);
+            // Only now: who knows an index has walked from it.
+            *known = near.known;
+            if !self.is_old(known) {
+                return Ok(end);
+            }
         }
-        let near = self.near_end_from(Known { index, looked }).await?;
-        let end = self.walk(near.cursor, Sure::Beyond(near.listed)).await?;
-        // Only now: who knows an index has walked from it.
-        *known = near.known;
-        Ok(Some(end))
     }
 
     /// The end of the chain, for sure: no delete marker hides the next object.
