@@ -275,8 +275,8 @@ fn set_up() -> Result<setup::Setup> {
 /// The demo and the benchmark are programs of their own, which bring the lab up themselves.
 fn story(name: &str, arguments: &[String]) -> Result<ExitCode> {
     let path = path_with(&set_up()?.programs)?;
-    // Said aloud, because the first build takes minutes.
-    let built = finish(&mut cargo(&["build", "--bin", name]))?;
+    // Said aloud, because the first build takes minutes. Both run `holdfast` beside themselves.
+    let built = finish(&mut cargo(&["build", "--bin", name, "--bin", "holdfast"]))?;
     if built != ExitCode::SUCCESS {
         return Ok(built);
     }
