@@ -253,6 +253,28 @@ async fn a_scrub_goes_on_from_its_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_ends_although_the_log_grows_faster_than_it_reads() {
+    let (store, fixture) = fixture().await;
+    let (start, writer) = fixture.writer().await;
+    let end = append(&writer, start, 1 << 20, PIECE, 7).await;
+    durable(&writer, end).await;
+    let mut verifier = Verifier::begin(&fixture.database, None, VerifyOptions::default()).await.unwrap();
+    let (mut grown, mut steps) = (end, 0);
+    while !verifier.step(Budget { bytes: u64::MAX, requests: 2 }).await.unwrap() {
+        store.advance(Duration::from_secs(1));
+        grown = append(&writer, grown, 1 << 20, PIECE, 7).await;
+        durable(&writer, grown).await;
+        steps += 1;
+        assert!(steps < 60, "it follows the log for ever: {:?}", verifier.totals());
+    }
+    assert!(steps > 3, "{steps} steps");
+    let verdict = verifier.verdict();
+    assert_eq!((verdict.findings, verdict.tip.lsn), (vec![], end));
+    let next = scrub(&fixture, None).await;
+    assert_eq!((next.findings, next.tip.lsn), (vec![], grown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sample_reads_every_header() {
     let (store, fixture) = fixture().await;
     hospital(&fixture).await;

@@ -7,9 +7,9 @@ use holdfast_vault::Budget;
 /// For how long of its average a step may read at once.
 const BURST_SECONDS: u64 = 4;
 /// Requests of a step. Each step begins with a listing of up to 1000 keys, so fewer would list more than they read.
-const STEP_REQUESTS: u64 = 200;
-/// Requests in a second, on the average.
-const REQUESTS_PER_SECOND: u64 = 50;
+const STEP_REQUESTS: u64 = 1000;
+/// Requests in a second, on the average. A small part of what a store bears: a pass costs the same however long it takes.
+const REQUESTS_PER_SECOND: u64 = 200;
 
 /// An average that is kept by steps and rests.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ mod tests {
         let pace = Pace::mebibytes_per_second(16);
         assert_eq!(pace.budget().bytes, 64 << 20);
         for (mebibytes, requests, took_ms, rest_ms) in
-            [(64, 10, 1000, 3000), (64, 10, 5000, 0), (0, 200, 1000, 3000), (16, 200, 0, 4000), (0, 0, 0, 0)]
+            [(64, 10, 1000, 3000), (64, 10, 5000, 0), (0, 1000, 1000, 4000), (16, 1000, 0, 5000), (0, 0, 0, 0)]
         {
             let rest = pace.rest(mebibytes << 20, requests, Duration::from_millis(took_ms));
             assert_eq!(rest, Duration::from_millis(rest_ms), "{mebibytes} MiB, {requests} requests in {took_ms} ms");
