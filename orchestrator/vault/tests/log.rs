@@ -434,6 +434,21 @@ fn page(at: Lsn) -> (Vec<u8>, [Lsn; 2]) {
     (page, [first, second])
 }
 
+/// A later page, as far as the end of its first record; where that begins.
+fn later_page(at: Lsn, previous: Lsn) -> (Vec<u8>, Lsn) {
+    let mut page = Vec::new();
+    page.extend(0xD110_u16.to_le_bytes());
+    page.extend(0_u16.to_le_bytes());
+    page.extend(1_u32.to_le_bytes());
+    page.extend(at.0.to_le_bytes());
+    page.extend([0; 8]);
+    page.extend(64_u32.to_le_bytes());
+    page.extend(9_u32.to_le_bytes());
+    page.extend(previous.0.to_le_bytes());
+    page.resize(24 + 64, 0);
+    (page, Lsn(at.0 + 24))
+}
+
 #[tokio::test]
 async fn where_the_last_record_begins_is_written_down() {
     let (_, fixture) = fixture().await;
@@ -450,9 +465,16 @@ async fn where_the_last_record_begins_is_written_down() {
     let written: Vec<_> = next.overlap().iter().map(|stretch| stretch.last_record).collect();
     assert_eq!(written, [Some(first), Some(first), Some(second)]);
     assert_eq!(next.last_record(), Some(second));
-    // One that begins in the middle of a page knows what stands before it.
+    // One that begins in the middle of a page does not know whether a record began there: `second` need not be the last.
     let (at, writer) = (next.start(), next.into_running(common::limits()).unwrap());
     writer.append(at, page[4000..5000].to_vec().into()).await.unwrap();
     durable(&writer, Lsn(at.0 + 1000)).await;
-    assert_eq!(fixture.claim(&origin()).await.unwrap().last_record(), Some(second));
+    assert_eq!(fixture.claim(&origin()).await.unwrap().last_record(), None);
+    // From the next page on it does.
+    let next = fixture.claim(&origin()).await.unwrap();
+    let (at, writer) = (next.start(), next.into_running(common::limits()).unwrap());
+    let (following, last) = later_page(Lsn(start.0 + page.len() as u64), second);
+    writer.append(at, [&page[5000..], &following].concat().into()).await.unwrap();
+    durable(&writer, Lsn(start.0 + (page.len() + following.len()) as u64)).await;
+    assert_eq!(fixture.claim(&origin()).await.unwrap().last_record(), Some(last));
 }

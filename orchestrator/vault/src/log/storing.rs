@@ -66,12 +66,14 @@ struct Records {
 }
 
 impl Records {
-    /// The same after the next WAL, which is at `start`. None where the bytes are no WAL.
+    /// The same after the next WAL, which is at `start`. None where it is not known: the bytes are no WAL, or records may have
+    /// begun in the rest of a page whose beginning was not seen. Then the one that was the last before may not be any more.
     fn after(&mut self, start: Lsn, plain: &[u8]) -> Option<Lsn> {
         let page = Lsn(start.0.next_multiple_of(PAGE_SIZE));
         let (scanner, bytes) = match &mut self.scanner {
             Some(scanner) => (scanner, plain),
             none => {
+                self.last = self.last.filter(|_| page == start || plain.is_empty());
                 let skip = usize::try_from(page.0 - start.0).unwrap_or(usize::MAX);
                 let Some(bytes) = plain.get(skip..).filter(|bytes| !bytes.is_empty()) else { return self.last };
                 (none.insert(RecordScanner::new(page, self.segment_size, false)), bytes)
