@@ -133,10 +133,10 @@ impl Story {
     }
 
     /// Opens the hospital at the primary site, and its standby at the other: databases protected,
-    /// base backups stored, standbys following, plan ready.
+    /// base backups stored, standbys following, plan ready. Both at the same time: a standby waits for what it begins with.
     pub async fn open_hospital(&self) -> Result<()> {
-        self.open_primary().await?;
-        self.open_standby().await
+        tokio::try_join!(self.open_primary(), self.open_standby())?;
+        Ok(())
     }
 
     /// The hospital at the primary site as it is before Holdfast protects it.

@@ -10,6 +10,7 @@ use kube::api::{Api, ListParams};
 const README: &str = include_str!("../../../../README.md");
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes four minutes: `cargo lab test by_the_page` runs it"]
 async fn the_readme_leads_from_empty_clusters_to_a_failover() -> anyhow::Result<()> {
     story_on_empty_clusters("the readme", async |story| {
         let set_up = blocks(README, "**Keys.**", "**Rehearse,**")?;
@@ -46,6 +47,7 @@ async fn the_readme_leads_from_empty_clusters_to_a_failover() -> anyhow::Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes four minutes: `cargo lab test by_the_page` runs it"]
 async fn the_runbook_leads_through_two_rehearsals_and_a_failover() -> anyhow::Result<()> {
     story("the runbook", async |story| {
         story.open_hospital().await?;
