@@ -121,6 +121,10 @@ pub struct RestoreConfig {
     /// A backup's id; the newest complete one when absent.
     #[serde(default)]
     pub backup: Option<String>,
+    /// Only a backup that ends here or before: a standby that is served no further than this would never be consistent with
+    /// a later one.
+    #[serde(default)]
+    pub until: Option<Lsn>,
     /// The relay that the standby follows.
     pub primary: PrimaryAddress,
     pub instance_id: String,

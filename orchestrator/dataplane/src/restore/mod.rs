@@ -138,7 +138,10 @@ async fn choose(config: &RestoreConfig, database: &DatabaseVault) -> Result<Back
         Err(VaultError::UnknownDatabase { .. }) => return Err(nothing()),
         backups => backups?,
     };
-    let fits = |backup: &BackupManifest| config.backup.as_ref().is_none_or(|id| *id == backup.meta.id);
+    let fits = |backup: &BackupManifest| {
+        config.backup.as_ref().is_none_or(|id| *id == backup.meta.id)
+            && config.until.is_none_or(|until| backup.end <= until)
+    };
     backups.into_iter().rev().find(fits).ok_or_else(nothing)
 }
 

@@ -128,6 +128,7 @@ mod tests {
             name: "lab-1".to_owned(),
             target: "/none".into(),
             backup: None,
+            until: None,
             primary: PrimaryAddress { host: "o'relay".to_owned(), port: 5433, password_file: None },
             instance_id: "uid".to_owned(),
             synchronous_standby: Some("holdfast_lab_1".to_owned()),

@@ -199,6 +199,7 @@ impl Cloud {
             name: name.to_owned(),
             target: target.to_owned(),
             backup: None,
+            until: None,
             primary: PrimaryAddress { host: relay.ip().to_string(), port: relay.port(), password_file: None },
             instance_id: instance_id.to_owned(),
             synchronous_standby: Some(slot_name(name)),

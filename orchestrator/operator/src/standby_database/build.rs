@@ -142,7 +142,7 @@ pub fn objects(
         &parts.owned,
         Component::Postgres,
         &format!("{}-restore", parts.owned.name),
-        &parts.restore_config(),
+        &parts.restore_config()?,
     )?;
     let ports = [("postgres", POSTGRES_PORT)];
     let name = parts.owned.name.clone();
@@ -196,16 +196,15 @@ impl<'a> Parts<'a> {
         })
     }
 
+    fn until(&self) -> Result<Option<Until>, Error> {
+        let Some(position) = &self.standby.spec.until else { return Ok(None) };
+        let problem = |_| invalid_endpoint(self.vault, format!("until.lsn {} is no WAL position", position.lsn));
+        let lsn = position.lsn.parse().map_err(problem)?;
+        Ok(Some(Until { epoch: u64::try_from(position.epoch).unwrap_or_default(), lsn }))
+    }
+
     fn relay(&self) -> Result<RoleObjects, Error> {
-        let until = match &self.standby.spec.until {
-            Some(position) => Some(Until {
-                epoch: u64::try_from(position.epoch).unwrap_or_default(),
-                lsn: position.lsn.parse().map_err(|_| {
-                    invalid_endpoint(self.vault, format!("until.lsn {} is no WAL position", position.lsn))
-                })?,
-            }),
-            None => None,
-        };
+        let until = self.until()?;
         let config = RelayConfig {
             vault: self.vault_config.clone(),
             identity_file: PathBuf::from(IDENTITY_FILE),
@@ -255,15 +254,16 @@ impl<'a> Parts<'a> {
         roles::archiver(&self.owned, self.image, config, &self.vault.spec, &self.identity_secret)
     }
 
-    fn restore_config(&self) -> RestoreConfig {
+    fn restore_config(&self) -> Result<RestoreConfig, Error> {
         let spec = &self.standby.spec;
         let waits = spec.durability == Durability::Synchronous && spec.purpose == Purpose::Standby;
-        RestoreConfig {
+        Ok(RestoreConfig {
             vault: self.vault_config.clone(),
             identity_file: PathBuf::from(IDENTITY_FILE),
             name: spec.source.clone(),
             target: PathBuf::from(DATA_DIR),
             backup: None,
+            until: self.until()?.map(|until| until.lsn),
             primary: PrimaryAddress {
                 host: self.owned.part_name(Component::Relay),
                 port: REPLICATION_PORT,
@@ -272,7 +272,7 @@ impl<'a> Parts<'a> {
             instance_id: self.instance_id.to_owned(),
             synchronous_standby: waits.then(|| slot_name(&spec.source)),
             socket_directory: PathBuf::from(DEFAULT_SOCKET_DIRECTORY),
-        }
+        })
     }
 
     /// The server. Its template does not depend on the restore's configuration: a change of that must not
@@ -470,5 +470,8 @@ mod tests {
         let relay: RelayConfig = config(&built.relay.config);
         let until = relay.until.unwrap();
         assert_eq!((until.epoch, until.lsn.to_string()), (2, "16/B374D848".to_owned()));
+        // A backup that ends later would never be consistent with it.
+        let restore: RestoreConfig = config(&built.restore_config);
+        assert_eq!(restore.until, Some(until.lsn));
     }
 }
