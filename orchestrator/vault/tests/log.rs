@@ -413,39 +413,40 @@ async fn a_put_that_panics_ends_the_writer_and_is_seen() {
     assert!(matches!(refused.await.unwrap(), AppendError::Stopped { .. }));
 }
 
-/// The first page of a segment, with two records; where these begin.
-fn page(at: Lsn) -> (Vec<u8>, [Lsn; 2]) {
+/// The header that all pages have.
+fn header(at: Lsn, info: u16) -> Vec<u8> {
     let mut page = Vec::new();
     page.extend(0xD110_u16.to_le_bytes());
-    page.extend(2_u16.to_le_bytes());
+    page.extend(info.to_le_bytes());
     page.extend(1_u32.to_le_bytes());
     page.extend(at.0.to_le_bytes());
     page.extend([0; 8]);
+    page
+}
+
+fn record(page: &mut Vec<u8>, len: u32, previous: Lsn) {
+    page.extend(len.to_le_bytes());
+    page.extend(9_u32.to_le_bytes());
+    page.extend(previous.0.to_le_bytes());
+    page.resize(page.len() + len as usize - 16, 0);
+}
+
+/// The first page of a segment, with two records; where these begin.
+fn page(at: Lsn) -> (Vec<u8>, [Lsn; 2]) {
+    let mut page = header(at, 2);
     page.extend(7_u64.to_le_bytes());
     page.extend((small_segments() as u32).to_le_bytes());
     page.extend(8192_u32.to_le_bytes());
     let (first, second) = (Lsn(at.0 + 40), Lsn(at.0 + 40 + 64));
-    for (len, previous) in [(64_u32, Lsn(at.0 - 64)), (8192 - 40 - 64, first)] {
-        page.extend(len.to_le_bytes());
-        page.extend(9_u32.to_le_bytes());
-        page.extend(previous.0.to_le_bytes());
-        page.resize(page.len() + len as usize - 16, 0);
-    }
+    record(&mut page, 64, Lsn(at.0 - 64));
+    record(&mut page, 8192 - 40 - 64, first);
     (page, [first, second])
 }
 
 /// A later page, as far as the end of its first record; where that begins.
 fn later_page(at: Lsn, previous: Lsn) -> (Vec<u8>, Lsn) {
-    let mut page = Vec::new();
-    page.extend(0xD110_u16.to_le_bytes());
-    page.extend(0_u16.to_le_bytes());
-    page.extend(1_u32.to_le_bytes());
-    page.extend(at.0.to_le_bytes());
-    page.extend([0; 8]);
-    page.extend(64_u32.to_le_bytes());
-    page.extend(9_u32.to_le_bytes());
-    page.extend(previous.0.to_le_bytes());
-    page.resize(24 + 64, 0);
+    let mut page = header(at, 0);
+    record(&mut page, 64, previous);
     (page, Lsn(at.0 + 24))
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use holdfast_vault::{BackupManifest, BackupReader, DatabaseVault, Identities, Vault, VaultError};
+use holdfast_wal::Lsn;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +35,8 @@ const SAY_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    #[error("there is no complete base backup of `{name}` in the vault{}", wanted.as_ref().map(|id| format!(" with the id {id}")).unwrap_or_default())]
-    NothingToRestore { name: String, wanted: Option<String> },
+    #[error("there is no complete base backup of `{name}` in the vault{wanted}")]
+    NothingToRestore { name: String, wanted: String },
     #[error(transparent)]
     Vault(#[from] VaultError),
     #[error(transparent)]
@@ -131,18 +132,26 @@ async fn attempt(config: &RestoreConfig) -> Result<(), RestoreError> {
     Ok(())
 }
 
-/// The named backup, or the newest that is complete.
+/// The named backup, or the newest that is complete, of those that end in time.
 async fn choose(config: &RestoreConfig, database: &DatabaseVault) -> Result<BackupManifest, RestoreError> {
-    let nothing = || RestoreError::NothingToRestore { name: config.name.clone(), wanted: config.backup.clone() };
+    let nothing = || RestoreError::NothingToRestore { name: config.name.clone(), wanted: wanted(config) };
     let backups = match database.backups().await {
         Err(VaultError::UnknownDatabase { .. }) => return Err(nothing()),
         backups => backups?,
     };
-    let fits = |backup: &BackupManifest| {
-        config.backup.as_ref().is_none_or(|id| *id == backup.meta.id)
-            && config.until.is_none_or(|until| backup.end <= until)
-    };
+    let fits = |backup: &BackupManifest| fits(config, &backup.meta.id, backup.end);
     backups.into_iter().rev().find(fits).ok_or_else(nothing)
+}
+
+fn fits(config: &RestoreConfig, id: &str, end: Lsn) -> bool {
+    config.backup.as_ref().is_none_or(|wanted| wanted == id) && config.until.is_none_or(|until| end <= until)
+}
+
+/// Which backup fits, for a person.
+fn wanted(config: &RestoreConfig) -> String {
+    let id = config.backup.iter().map(|id| format!(" with the id {id}"));
+    let until = config.until.iter().map(|until| format!(" that ends at {until} or before"));
+    id.chain(until).collect()
 }
 
 /// Wipes what an interrupted restore left.
@@ -319,5 +328,33 @@ fn write_error(path: &Path, error: &io::Error) -> RestoreError {
 pub(crate) fn fuzz_unpack(archive: &[u8], into: &Path) {
     if let Ok(unpacked) = unpack::unpack(archive, into) {
         let _ = unpacked.verify();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_fits_that_is_the_named_one_and_ends_in_time() {
+        let config = |backup: Option<&str>, until: Option<u64>| -> RestoreConfig {
+            serde_json::from_value(serde_json::json!({
+                "vault": { "region": "r", "bucket": "b00", "prefix": "p", "retentionDays": 1,
+                    "credentials": { "directory": "/none" } },
+                "identity_file": "/none", "name": "lab", "target": "/none", "backup": backup, "until": until.map(Lsn),
+                "primary": { "host": "relay", "port": 5433 }, "instance_id": "uid",
+            }))
+            .expect("a configuration")
+        };
+        for (config, told, fitting) in [
+            (config(None, None), "", [true, true]),
+            (config(Some("a"), None), " with the id a", [true, false]),
+            (config(None, Some(0x20)), " that ends at 0/20 or before", [true, false]),
+            (config(Some("b"), Some(0x20)), " with the id b that ends at 0/20 or before", [false, false]),
+        ] {
+            assert_eq!(wanted(&config), told);
+            // The second was still being taken when a drill that stops at 0/20 began.
+            assert_eq!([fits(&config, "a", Lsn(0x20)), fits(&config, "b", Lsn(0x21))], fitting, "{told}");
+        }
     }
 }
