@@ -365,6 +365,35 @@ async fn opening_a_long_log_needs_few_requests() {
     assert!(requests <= 400, "{requests} requests");
 }
 
+/// Close behind a busy writer there is always a next object, and never much to fetch ahead.
+#[tokio::test]
+async fn a_reader_close_behind_a_busy_writer_seldom_lists() {
+    const CHUNKS: u64 = 300;
+    /// Chunks between the two, above what a reader holds before it waits for its consumer: it never finds the end.
+    const BEHIND: u64 = 7;
+    let (store, fixture) = fixture().await;
+    let (start, writer) = fixture.writer().await;
+    let chunk = async |n: u64| {
+        let at = Lsn(start.0 + n * 40);
+        writer.append(at, wal(at, 40, 0)).await.unwrap();
+        durable(&writer, Lsn(at.0 + 40)).await;
+    };
+    for n in 0..BEHIND {
+        chunk(n).await;
+    }
+    let mut reader = fixture.reader(start).await;
+    let (before, mut got) = (store.requests(), 0);
+    while got < CHUNKS {
+        if let ReadEvent::Wal { .. } = reader.next().await.unwrap() {
+            chunk(BEHIND + got).await;
+            got += 1;
+        }
+    }
+    let read = store.requests() - before - CHUNKS;
+    assert!((CHUNKS..CHUNKS * 4 / 3).contains(&read), "{read} requests for {CHUNKS} chunks");
+    writer.close().await;
+}
+
 async fn faulty() -> (Arc<Faulty>, Fixture) {
     let store = Arc::new(Faulty::default());
     let vault = Vault::with_store(store.clone(), "memory", "");

@@ -30,8 +30,13 @@ use crate::store::{Object, StoreError};
 const OPEN_INLINE_BYTES: usize = 256 * 1024;
 /// A seal is smaller than this.
 const SEAL_BYTES: u64 = 4096;
-/// Objects read one after another without finding the end, before a listing is worth its request.
+/// Objects read one after another without finding the end, before a listing is worth its request...
 const STREAK: u32 = 3;
+/// ... and the most of them, when the listings before showed little: this close behind a busy writer a listing for every
+/// object would cost more than the objects.
+const LONGEST_STREAK: u32 = 48;
+/// So few that a listing did not pay.
+const FEW: usize = 4;
 
 /// Reads a log in order, from a position on, for ever. Dropping it stops it.
 pub struct LogReader {
@@ -93,6 +98,8 @@ impl LogReader {
             checked: None,
             stored: None,
             ahead: VecDeque::new(),
+            more: false,
+            patience: STREAK,
         };
         LogReader { events, place: None, stored: None, task: tokio::spawn(follower.run()) }
     }
@@ -169,6 +176,10 @@ struct Follower {
     checked: Option<Instant>,
     /// What is fetched ahead, in order.
     ahead: VecDeque<Ahead>,
+    /// The last listing showed more than is fetched ahead.
+    more: bool,
+    /// Objects to be read one by one before the next listing.
+    patience: u32,
     /// How many are fetched at the same time.
     gate: Arc<Semaphore>,
 }
@@ -266,7 +277,7 @@ impl Follower {
                     if self.deliver(cursor, met, plain, tampering).await.is_err() {
                         return Ok(());
                     }
-                    if streak >= STREAK && !self.fetch_ahead(cursor).await? {
+                    if streak >= self.patience && !self.fetch_ahead(cursor).await? {
                         streak = 0;
                     }
                 }
@@ -405,14 +416,19 @@ impl Follower {
     }
 
     /// Behind: what a listing shows after the cursor is fetched in parallel. Whether any of it is on the chain, the
-    /// chain says. Returns whether anything is under way.
+    /// chain says. Returns whether it paid: if not, some are read one by one before the next listing.
     async fn fetch_ahead(&mut self, cursor: &Cursor) -> Result<bool, ReadError> {
         let mut busy = self.ahead.iter().map(|ahead| ahead.bytes).sum::<u64>();
-        if self.ahead.len() > self.options.prefetch || busy > self.options.prefetch_bytes / 2 {
+        let enough = self.ahead.len() > self.options.prefetch || busy > self.options.prefetch_bytes / 2;
+        if !self.ahead.is_empty() && (enough || !self.more) {
             return Ok(true);
         }
         let after = self.ahead.back().map_or(just_before(cursor.position()), |last| last.at);
-        let mut found = self.access.ahead(after, self.options.prefetch.max(1) * 8).await?;
+        let limit = self.options.prefetch.max(1) * 8;
+        let mut found = self.access.ahead(after, limit).await?;
+        self.more = found.len() == limit;
+        let paid = self.more || found.len() >= FEW;
+        self.patience = if paid { STREAK } else { (self.patience * 2).min(LONGEST_STREAK) };
         // The last ones may be seals put ahead of the tail: what comes before them is not listed yet.
         let stride = self.access.facts.stride();
         while found.pop_if(|(at, len)| *len < SEAL_BYTES && at.start.segment_offset(stride) == 0).is_some() {}
@@ -420,6 +436,7 @@ impl Follower {
             // What is held is the opened chunk; WAL shrinks about so much.
             let bytes = (size * 4).min(self.access.facts.segment_size);
             if !self.ahead.is_empty() && busy + bytes > self.options.prefetch_bytes {
+                self.more = true;
                 break;
             }
             busy += bytes;
@@ -431,7 +448,7 @@ impl Follower {
             });
             self.ahead.push_back(Ahead { at, bytes, task });
         }
-        Ok(!self.ahead.is_empty())
+        Ok(paid)
     }
 
     async fn deliver(
