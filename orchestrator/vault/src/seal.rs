@@ -19,6 +19,8 @@ const ZSTD_LEVEL: i32 = 1;
 /// From so many bytes on the digest of what is sealed is made on a thread of its own, beside the rest: it takes a quarter of the
 /// time, and needs nothing of what else is done.
 const DIGEST_BESIDE_BYTES: usize = 512 * 1024;
+/// Of a frame as long as the longest body: one that asks for a larger window lies.
+const PROVED_WINDOW_LOG: u32 = 24;
 
 /// Who can open what is sealed: age X25519 recipients. Cheap to clone.
 #[derive(Clone)]
@@ -224,19 +226,44 @@ pub(crate) fn stanzas(body: &[u8]) -> usize {
     lines.take_while(|line| !line.starts_with(b"--- ")).filter(|line| line.starts_with(b"-> X25519 ")).count()
 }
 
+/// Checks a body as [`open`] does and keeps nothing of it: what it takes does not grow with the body.
+pub(crate) fn prove(info: &BodyInfo, body: &[u8], identities: &Identities) -> Result<(), ObjectError> {
+    if info.encoding == Encoding::Plain {
+        return open(info, body, identities).map(drop);
+    }
+    let mut plain = zstd::stream::read::Decoder::new(decrypting(body, identities)?).map_err(cannot_open)?;
+    plain.window_log_max(PROVED_WINDOW_LOG).map_err(cannot_open)?;
+    // A byte more than it said is enough to know.
+    let mut plain = plain.take(info.plain_len.saturating_add(1));
+    let (mut digest, mut piece, mut plain_len) = (Sha256::new(), vec![0; 64 * 1024], 0);
+    loop {
+        let len = plain.read(&mut piece).map_err(cannot_open)?;
+        if len == 0 {
+            break;
+        }
+        digest.update(&piece[..len]);
+        plain_len += len as u64;
+    }
+    let sound = plain_len == info.plain_len && Hash(digest.finalize().into()) == info.plain_sha256;
+    if sound { Ok(()) } else { Err(ObjectError::Body) }
+}
+
 fn decrypt(body: &[u8], identities: &Identities) -> Result<Vec<u8>, ObjectError> {
+    let mut compressed = Vec::with_capacity(body.len());
+    decrypting(body, identities)?.read_to_end(&mut compressed).map_err(cannot_open)?;
+    Ok(compressed)
+}
+
+fn decrypting<'a>(body: &'a [u8], identities: &Identities) -> Result<impl Read + use<'a>, ObjectError> {
     let decryptor = age::Decryptor::new_buffered(body).map_err(|e| ObjectError::Open { reason: e.to_string() })?;
     if decryptor.is_scrypt() {
         return Err(ObjectError::NoIdentity);
     }
     let keys = identities.0.iter().map(|i| i as &dyn age::Identity);
-    let mut reader = decryptor.decrypt(keys).map_err(|e| match e {
+    decryptor.decrypt(keys).map_err(|e| match e {
         age::DecryptError::NoMatchingKeys => ObjectError::NoIdentity,
         e => ObjectError::Open { reason: e.to_string() },
-    })?;
-    let mut compressed = Vec::with_capacity(body.len());
-    reader.read_to_end(&mut compressed).map_err(cannot_open)?;
-    Ok(compressed)
+    })
 }
 
 pub(crate) fn decompress(compressed: &[u8], plain_len: u64) -> Result<Vec<u8>, ObjectError> {
@@ -304,6 +331,31 @@ mod tests {
         let honest = sealer.seal(&vec![0; 32 << 20], &mut body).unwrap();
         let lie = BodyInfo { plain_len: 1000, ..honest };
         assert!(matches!(open(&lie, &body, &identities), Err(ObjectError::Open { .. })));
+        assert_eq!(prove(&lie, &body, &identities), Err(ObjectError::Body));
+    }
+
+    #[test]
+    fn what_is_proved_is_what_opens() {
+        let identities = identities();
+        let plain: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let mut body = Vec::new();
+        let info = Sealer::new(identities.recipients()).unwrap().seal(&plain, &mut body).unwrap();
+        assert_eq!(prove(&info, &body, &identities), Ok(()));
+        assert_eq!(open(&info, &body, &identities), Ok(plain));
+        for lie in [
+            BodyInfo { plain_len: info.plain_len - 1, ..info },
+            BodyInfo { plain_len: info.plain_len + 1, ..info },
+            BodyInfo { plain_sha256: Hash::of(b"other"), ..info },
+        ] {
+            assert_eq!(prove(&lie, &body, &identities), Err(ObjectError::Body));
+        }
+        let (short, mut flipped) = (&body[..body.len() - 100], body.clone());
+        flipped[body.len() / 2] ^= 1;
+        for damaged in [short, &flipped] {
+            assert!(matches!(prove(&info, damaged, &identities), Err(ObjectError::Open { .. })));
+        }
+        let stranger = prove(&info, &body, &Identities::parse(&generate_identity().0).unwrap());
+        assert_eq!(stranger, Err(ObjectError::NoIdentity));
     }
 
     #[test]

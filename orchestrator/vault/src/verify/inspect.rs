@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::catalogue::ListedKey;
 use crate::fetch::retrying;
 use crate::object::{Decoded, Encoding, ObjectError, decode_stored, decode_stored_header, header_block_len};
-use crate::seal::{Identities, open};
+use crate::seal::{Identities, prove};
 use crate::store::{Object, Retention, Store, StoreError, StoreErrorKind};
 
 /// Bytes that hold nearly every header.
@@ -104,8 +104,8 @@ fn check(object: &Object, identities: Option<&Identities>) -> (Result<Decoded, O
     };
     let sealed = decoded.header.body.filter(|info| info.encoding == Encoding::AgeZstd);
     match (sealed, identities) {
-        (Some(info), Some(identities)) => match open(&info, &body, identities) {
-            Ok(_) => (Ok(decoded), true),
+        (Some(info), Some(identities)) => match prove(&info, &body, identities) {
+            Ok(()) => (Ok(decoded), true),
             Err(error) => (Err(error), false),
         },
         _ => (Ok(decoded), false),
