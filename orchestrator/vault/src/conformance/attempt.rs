@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::concurrency::Races;
 use super::report::Left;
 use super::{Check, versions};
 use crate::fetch::Backoff;
@@ -113,15 +114,22 @@ pub(super) struct Shared {
     root: String,
     facts: BucketFacts,
     lock: Duration,
+    races: Races,
     given_up: AtomicU32,
     powers: Powers,
     default_retention: OnceCell<Tried<Option<String>>>,
 }
 
 impl Shared {
-    pub(super) fn new(raw: Raw, store: Arc<dyn Store>, root: String, facts: BucketFacts, lock: Duration) -> Shared {
+    pub(super) fn new(
+        raw: Raw,
+        store: Arc<dyn Store>,
+        root: String,
+        facts: BucketFacts,
+        (lock, races): (Duration, Races),
+    ) -> Shared {
         let (given_up, powers, default_retention) = (AtomicU32::new(0), Powers::default(), OnceCell::new());
-        Shared { raw, store, root, facts, lock, given_up, powers, default_retention }
+        Shared { raw, store, root, facts, lock, races, given_up, powers, default_retention }
     }
 
     pub(super) fn root(&self) -> &str {
@@ -200,6 +208,10 @@ impl Cx {
     /// Every request was answered at once.
     pub(super) fn was_clear(&self) -> bool {
         self.unclear.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn races(&self) -> Races {
+        self.shared.races
     }
 
     pub(super) fn raw(&self) -> &Raw {

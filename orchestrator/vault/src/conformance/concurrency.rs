@@ -6,10 +6,18 @@ use super::attempt::{Cx, Ended, Tried, holds, wrong};
 use super::integrity::pattern;
 use crate::store::Get;
 
-/// How many race.
-const RACERS: usize = 16;
-/// How often.
-const ROUNDS: usize = 4;
+/// How many race, and how often.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Races {
+    pub(super) racers: usize,
+    pub(super) rounds: usize,
+}
+
+impl Races {
+    pub(super) const THOROUGH: Races = Races { racers: 16, rounds: 4 };
+    /// At a Vault's set-up. A store may let losers wait for seconds, one after another.
+    pub(super) const BRIEF: Races = Races { racers: 4, rounds: 1 };
+}
 
 super::declare! { Concurrency:
     "one-of-many-creates-wins" Refused essential one_wins
@@ -30,13 +38,13 @@ super::declare! { Concurrency:
 
 /// Many create one key at once, each with bytes of its own. Gives the key, who won, and how often.
 async fn race(cx: &Cx, name: &str) -> Tried<(String, Vec<usize>)> {
-    let key = cx.key(name);
+    let (key, racers) = (cx.key(name), cx.races().racers);
     // Connections first, so that what follows is one moment.
     let warm = async |_: usize| cx.ask(|| cx.raw().head(&key, None)).await;
-    join_all((0..RACERS).map(warm)).await;
+    join_all((0..racers).map(warm)).await;
     let run = async |n: usize| cx.create(&key, &cx.create_of(format!("racer {n}"))).await;
     let mut winners = Vec::new();
-    for (n, ended) in join_all((0..RACERS).map(run)).await.into_iter().enumerate() {
+    for (n, ended) in join_all((0..racers).map(run)).await.into_iter().enumerate() {
         if let Ended::Stored { .. } = ended? {
             winners.push(n);
         }
@@ -45,9 +53,10 @@ async fn race(cx: &Cx, name: &str) -> Tried<(String, Vec<usize>)> {
 }
 
 async fn one_wins(cx: &Cx) -> Tried {
-    for round in 0..ROUNDS {
+    let Races { racers, rounds } = cx.races();
+    for round in 0..rounds {
         let (_, winners) = race(cx, &format!("k{round}")).await?;
-        holds(winners.len() == 1, || format!("of {RACERS} creates of one key {} succeeded", winners.len()))?;
+        holds(winners.len() == 1, || format!("of {racers} creates of one key {} succeeded", winners.len()))?;
     }
     Ok(())
 }
@@ -65,9 +74,9 @@ async fn losers_read(cx: &Cx) -> Tried {
 }
 
 async fn one_version(cx: &Cx) -> Tried {
-    let (key, _) = race(cx, "k").await?;
+    let (key, racers) = (race(cx, "k").await?.0, cx.races().racers);
     let versions = cx.versions(&key).await?.len();
-    holds(versions == 1, || format!("a race of {RACERS} creates left {versions} versions"))
+    holds(versions == 1, || format!("a race of {racers} creates left {versions} versions"))
 }
 
 async fn many_keys(cx: &Cx) -> Tried {
@@ -110,8 +119,9 @@ async fn as_a_whole(cx: &Cx) -> Tried {
 async fn parallel_reads(cx: &Cx) -> Tried {
     let stored = cx.stored("k", pattern(200_000)).await?;
     let read = async |_: usize| cx.read(&stored.key).await;
-    for got in join_all((0..RACERS).map(read)).await {
-        holds(got?.bytes == stored.body, || format!("of {RACERS} reads at once one gave other bytes"))?;
+    let readers = cx.races().racers;
+    for got in join_all((0..readers).map(read)).await {
+        holds(got?.bytes == stored.body, || format!("of {readers} reads at once one gave other bytes"))?;
     }
     Ok(())
 }

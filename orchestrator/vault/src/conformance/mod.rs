@@ -31,6 +31,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use self::attempt::{Cx, Miss, Shared, Tried};
+use self::concurrency::Races;
 pub use self::report::{CheckResult, Finding, Left, Report, Verdict};
 use crate::error::VaultError;
 use crate::store::Raw;
@@ -218,7 +219,8 @@ impl Vault {
         let began = Instant::now();
         let facts = crate::fetch::retrying(|| self.store.bucket()).await.map_err(|e| self.explain(e))?;
         let root = self.keys.probe(&format!("conformance-{:016x}/", rand::rng().random::<u64>()));
-        let shared = Arc::new(Shared::new(Raw::new(s3), self.store.clone(), root, facts, LOCK));
+        let races = if options.selection == Selection::Essential { Races::BRIEF } else { Races::THOROUGH };
+        let shared = Arc::new(Shared::new(Raw::new(s3), self.store.clone(), root, facts, (LOCK, races)));
         let (alone, together): (Vec<_>, Vec<_>) =
             selected.iter().copied().partition(|check| check.name == versions::SUSPENSION);
         let total = selected.len();
@@ -256,7 +258,7 @@ impl Vault {
 }
 
 impl Vault {
-    /// Makes the essential checks: a second or two, and some fifty small objects that stay below `probe/`.
+    /// Makes the essential checks, with races of a few only: some seconds, and some fifty small objects that stay below `probe/`.
     ///
     /// # Errors
     /// [`VaultError::UnsuitableStore`] when the store fails one; else as of [`Vault::conformance`]. What could not be tried
