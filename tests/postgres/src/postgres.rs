@@ -134,11 +134,12 @@ impl TestPostgres {
     fn wait_until_ready(&mut self) {
         let (pid_file, log) = (self.data_dir().join("postmaster.pid"), self.log_file());
         let child = self.child.as_mut().expect("the server was started");
-        wait_until(child, START_LIMIT, "PostgreSQL", &log, || {
+        let ready = wait_until(child, START_LIMIT, "PostgreSQL", &log, || {
             // The last line says so once connections are accepted; the first is the process.
             let status = fs::read_to_string(&pid_file).unwrap_or_default();
             matches!(status.lines().nth(7).map(str::trim), Some("ready" | "standby"))
         });
+        ready.unwrap_or_else(|why| panic!("{why}"));
     }
 
     /// A command of PostgreSQL, run as the server's user.

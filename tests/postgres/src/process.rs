@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 /// SeaweedFS listens at a port and, for gRPC, at that port and so many.
 pub(crate) const GRPC_OFFSET: u16 = 10_000;
+/// Test servers listen from here on; with [`GRPC_OFFSET`] twice it stays below 32768, where the kernel's own ports begin.
+const LOWEST_PORT: u16 = 12_000;
 
 /// Begins the names of all directories of test servers.
 const PREFIX: &str = "/tmp/hf";
@@ -67,24 +69,32 @@ fn pid_namespace() -> String {
     fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default()
 }
 
-/// A port that is free now, with its companion for gRPC, and that no other test of this process got.
+/// A port that is free now, with its companion for gRPC, and that no other test of this process got. Both are below the range
+/// that the kernel takes ports for outgoing connections from: one of those would be in the way a moment later.
 pub(crate) fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let is_free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     for _ in 0..1000 {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port on 127.0.0.1");
-        let port = listener.local_addr().expect("a bound socket has an address").port();
-        let companion = port.checked_add(GRPC_OFFSET).filter(|port| is_free(*port));
+        let random = listener.local_addr().expect("a bound socket has an address").port();
+        let port = LOWEST_PORT + random % GRPC_OFFSET;
+        let free = is_free(port) && is_free(port + GRPC_OFFSET);
         let mut given = GIVEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if companion.is_some() && given.insert(port) {
+        if free && given.insert(port) {
             return port;
         }
     }
     panic!("no two free ports on 127.0.0.1 that are {GRPC_OFFSET} apart");
 }
 
-/// Polls until `ready` says so, the child exits, or time is up.
-pub(crate) fn wait_until(child: &mut Child, limit: Duration, what: &str, log: &Path, mut ready: impl FnMut() -> bool) {
+/// Polls until `ready` says so. Fails with the end of the child's log when it exits or time is up.
+pub(crate) fn wait_until(
+    child: &mut Child,
+    limit: Duration,
+    what: &str,
+    log: &Path,
+    mut ready: impl FnMut() -> bool,
+) -> Result<(), String> {
     let deadline = Instant::now() + limit;
     while !ready() {
         let exited = child.try_wait().expect("cannot wait for a child");
@@ -93,10 +103,14 @@ pub(crate) fn wait_until(child: &mut Child, limit: Duration, what: &str, log: &P
             let log = fs::read_to_string(log).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(30).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
-            panic!("{what} did not start ({exited:?}, limit {limit:?}). The end of its log:\n{}", tail.join("\n"));
+            return Err(format!(
+                "{what} did not start ({exited:?}, limit {limit:?}). The end of its log:\n{}",
+                tail.join("\n")
+            ));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    Ok(())
 }
 
 /// Ends a child with `signal`, and with SIGKILL when it has not gone within `limit`.

@@ -16,6 +16,8 @@ use crate::process::{end, free_port, short_temp_dir, wait_until};
 /// The file of identities, where a test has its own.
 const IDENTITIES: &str = "s3.json";
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// To find ports that nobody else takes.
+const ATTEMPTS: u32 = 5;
 
 /// A running SeaweedFS with its S3 gateway, empty; removed with all its data when dropped.
 ///
@@ -40,16 +42,24 @@ impl SeaweedFS {
     }
 
     fn new(identities: Option<&str>) -> SeaweedFS {
-        let (dir, ports) = (short_temp_dir(), [(); 5].map(|()| free_port()));
+        let dir = short_temp_dir();
         if let Some(identities) = identities {
             fs::write(dir.path().join(IDENTITIES), identities).expect("cannot write the identities");
         }
-        let mut server = SeaweedFS { dir, ports, child: None };
-        server.start_child();
+        let mut server = SeaweedFS { dir, ports: [0; 5], child: None };
+        for attempt in 1.. {
+            server.ports = [(); 5].map(|()| free_port());
+            match server.start_child() {
+                Ok(()) => break,
+                // A port that was free was taken before it listened there: by another test process, say.
+                Err(why) if attempt < ATTEMPTS && why.contains("address already in use") => {}
+                Err(why) => panic!("{why}"),
+            }
+        }
         server
     }
 
-    fn start_child(&mut self) {
+    fn start_child(&mut self) -> Result<(), String> {
         let log = File::create(self.log_file()).expect("cannot make a log file");
         let [master, volume, filer, s3, admin] = self.ports;
         let mut command = Command::new(find_weed());
@@ -73,8 +83,9 @@ impl SeaweedFS {
         command.stdout(log.try_clone().expect("cannot share a log file")).stderr(log);
         fs::create_dir_all(self.dir.path().join("data")).expect("cannot make a data directory");
         let mut child = command.spawn().expect("cannot run weed");
-        wait_until(&mut child, START_LIMIT, "SeaweedFS", &self.log_file(), || answers(s3));
+        let started = wait_until(&mut child, START_LIMIT, "SeaweedFS", &self.log_file(), || answers(s3));
         self.child = Some(child);
+        started.inspect_err(|_| self.kill())
     }
 
     /// The S3 endpoint, `http://127.0.0.1:PORT`; buckets are part of the path.
@@ -107,7 +118,7 @@ impl SeaweedFS {
     /// Starts it again at the same ports.
     pub fn restart(&mut self) {
         self.kill();
-        self.start_child();
+        self.start_child().unwrap_or_else(|why| panic!("{why}"));
     }
 
     fn log_file(&self) -> PathBuf {
