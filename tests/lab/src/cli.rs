@@ -1,9 +1,9 @@
 //! `cargo lab …`
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -19,7 +19,7 @@ use crate::{cloud, components, guard, machine, setup};
 
 const EXAMPLES: &str = "Examples:
   cargo lab demo                   watch a hospital lose its primary site and carry on
-  cargo lab test                   every test, unit tests first, then stories on real clusters
+  cargo lab test                   every test: stories on real clusters, and all others beside them
   cargo lab test drill             only tests with `drill` in their name
   cargo lab test vault             the same, and everything in the crate of that name
   cargo lab up                     two clusters and a bucket, to play with
@@ -292,18 +292,93 @@ fn test(filter: Option<&str>) -> Result<ExitCode> {
     let path = path_with(&set_up()?.programs)?;
     // Stories run this crate's program, which `cargo test` does not build.
     let mut steps = vec![cargo(&["build", "--quiet", "--bin", "holdfast-lab"])];
-    if let Some(manifest) = filter.map(|name| format!("orchestrator/{name}/Cargo.toml"))
-        && repository().join(&manifest).is_file()
-    {
-        steps.push(cargo(&["test", "--manifest-path", &manifest]));
+    let stories = ["test", "--test", "stories"];
+    if let Some(filter) = filter {
+        let folder = repository().join("orchestrator").join(filter);
+        if folder.join("Cargo.toml").is_file() {
+            steps.extend(tests_in(&folder, &path)?);
+        }
+        steps.push(cargo(&["test", filter]));
+        // Who names a story gets it, also one that is too long for every day.
+        steps.push(cargo(&[&stories[..], &[filter, "--", "--test-threads=1", "--include-ignored"]].concat()));
+        return in_turn(steps, &path);
     }
-    let filter = filter.as_slice();
-    steps.push(cargo(&[&["test"], filter].concat()));
-    // Who names a story gets it, also one that is too long for every day.
-    let which: &[&str] = if filter.is_empty() { &[] } else { &["--include-ignored"] };
-    steps.push(cargo(&[&["test", "--test", "stories"], filter, &["--", "--test-threads=1"], which].concat()));
+    steps.push(cargo(&["test", "--no-run"]));
+    steps.push(cargo(&[&stories[..], &["--no-run"]].concat()));
+    steps.push(cargo(&["test", "--test", OWN_TEST]));
+    let built = in_turn(steps, &path)?;
+    if built != ExitCode::SUCCESS {
+        return Ok(built);
+    }
+    let beside = Beside::start(&path)?;
+    let told = in_turn(vec![cargo(&[&stories[..], &["--", "--test-threads=1"]].concat())], &path);
+    let (tested, told) = (beside.finish()?, told?);
+    Ok(if told == ExitCode::SUCCESS { tested } else { told })
+}
+
+/// The test programs of the crate in a folder, built with the whole workspace: chosen by `--package` the same crates would be
+/// built once more, with other features.
+fn tests_in(folder: &Path, path: &OsStr) -> Result<Vec<Command>> {
+    let mut build = cargo(&["test", "--no-run", "--message-format=json-render-diagnostics"]);
+    let built = build.env("PATH", path).stderr(Stdio::inherit()).output();
+    let built = built.map_err(|source| LabError::Io { what: "start cargo".into(), source })?;
+    let manifest = folder.join("Cargo.toml");
+    let program = |line: &[u8]| {
+        let artifact: serde_json::Value = serde_json::from_slice(line).ok()?;
+        let is_test = artifact["profile"]["test"] == true && artifact["manifest_path"] == *manifest.to_str()?;
+        artifact["executable"].as_str().filter(|_| is_test).map(PathBuf::from)
+    };
+    let programs = built.stdout.split(|byte| *byte == b'\n').filter_map(program);
+    let run = |program| {
+        let mut run = Command::new(program);
+        as_from_a_shell(run.current_dir(folder));
+        run
+    };
+    let programs: Vec<_> = programs.map(run).collect();
+    match built.status.success() && !programs.is_empty() {
+        true => Ok(programs),
+        false => Err(LabError::State(format!("the tests in {} could not be built", folder.display()))),
+    }
+}
+
+/// The lab's own test, which wants the machine's only lab for itself as stories do, and the one function in it.
+const OWN_TEST: &str = "lab";
+const OWN_FUNCTION: &str = "a_lab_does_what_stories_rely_on";
+
+/// All tests that need no lab, beside the stories: those wait most of the time, for clusters and for commits.
+struct Beside {
+    tests: Child,
+    log: PathBuf,
+}
+
+impl Beside {
+    fn start(path: &OsStr) -> Result<Self> {
+        let log = repository().join("target/tests-beside-stories.log");
+        let failed = |source| LabError::Io { what: format!("write {}", log.display()), source };
+        let (out, err) = std::fs::File::create(&log).and_then(|out| Ok((out.try_clone()?, out))).map_err(failed)?;
+        print(format_args!("stories now; all other tests run beside them, into {}", log.display()));
+        // Stories have a cluster's deadlines to keep.
+        let mut tests = Command::new("nice");
+        as_from_a_shell(
+            tests.args(["-n", "5", "cargo", "test", "--", "--skip", OWN_FUNCTION]).current_dir(repository()),
+        );
+        let tests = tests.env("PATH", path).stdout(out).stderr(err).spawn();
+        let tests = tests.map_err(|source| LabError::Io { what: "start cargo".into(), source })?;
+        Ok(Self { tests, log })
+    }
+
+    /// Waits for the end and shows what they said.
+    fn finish(mut self) -> Result<ExitCode> {
+        let status = self.tests.wait().map_err(|source| LabError::Io { what: "wait for cargo".into(), source })?;
+        let said = std::fs::read(&self.log).unwrap_or_default();
+        print(format_args!("{}", String::from_utf8_lossy(&said)));
+        Ok(exit_code(status))
+    }
+}
+
+fn in_turn(steps: Vec<Command>, path: &OsStr) -> Result<ExitCode> {
     for mut step in steps {
-        let code = finish(step.env("PATH", &path))?;
+        let code = finish(step.env("PATH", path))?;
         if code != ExitCode::SUCCESS {
             return Ok(code);
         }
@@ -331,6 +406,9 @@ fn finish(command: &mut Command) -> Result<ExitCode> {
     let status = command
         .status()
         .map_err(|source| LabError::Io { what: format!("start {:?}", command.get_program()), source })?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-    Ok(ExitCode::from(code))
+    Ok(exit_code(status))
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
