@@ -6,14 +6,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Fixture, append, create_bucket, durable, s3_client, small_segments, wal};
+use common::{Fixture, create_bucket, s3_client, s3_config, small_segments};
 use holdfast_api::condition::{Condition, ConditionStatus, reasons};
 use holdfast_api::vault::{VerificationStatus, VerifiedPart};
 use holdfast_operator::verification::{Scrub, intact, part, put};
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::store::{Lock, S3Store, Store};
-use holdfast_vault::{BackupMeta, Budget, CredentialsSource, Identities, Vault, VaultConfig};
-use holdfast_wal::{Lsn, TimelineId};
+use holdfast_vault::{Budget, Identities, Vault, VaultConfig};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -23,41 +22,14 @@ const DATABASE: &str = "billing";
 const STEP: Budget = Budget { bytes: 1 << 20, requests: 5 };
 
 fn config(weed: &SeaweedFS, prefix: &str) -> VaultConfig {
-    let credentials = CredentialsSource::Static {
-        access_key_id: weed.access_key().into(),
-        secret_access_key: weed.secret_key().into(),
-    };
-    let endpoint = Some(weed.endpoint().parse().unwrap());
-    let config = VaultConfig { endpoint, prefix: prefix.into(), ..VaultConfig::new(BUCKET, credentials) };
-    VaultConfig { retention_days: 2, chunk_retention_days: 1, ..config }
+    s3_config(weed, BUCKET, prefix)
 }
 
-/// A megabyte of WAL and a base backup at its beginning.
 async fn hospital() -> (SeaweedFS, Fixture) {
     let weed = SeaweedFS::start();
     create_bucket(&weed, BUCKET).await;
     let fixture = Fixture::new(Vault::open(config(&weed, "t")).unwrap(), small_segments()).await;
-    let (start, writer) = fixture.writer().await;
-    let mut end = start;
-    for _ in 0..8 {
-        end = append(&writer, end, 128 * 1024, 64 * 1024, 7).await;
-        // A writer puts what waits into one chunk: several take patience.
-        durable(&writer, end).await;
-    }
-    writer.close().await;
-    let meta = BackupMeta {
-        id: "a".into(),
-        start,
-        timeline: TimelineId(1),
-        server_version: "17.5".into(),
-        label: "test".into(),
-        started: Timestamp::UNIX_EPOCH,
-        settings: Default::default(),
-        tablespaces: Vec::new(),
-    };
-    let mut backup = fixture.database.begin_backup(meta, fixture.recipients.clone()).await.unwrap();
-    backup.part(wal(Lsn(0), 200_000, 9)).await.unwrap();
-    backup.finish(Lsn(start.0 + 0x1_0000), Timestamp::UNIX_EPOCH).await.unwrap();
+    fixture.protected_once().await;
     (weed, fixture)
 }
 

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use common::{Fixture, ORIGIN, append, durable, origin, read_until, small_segments, wal};
 use holdfast_vault::store::{ListRequest, MemoryStore, Store, UrlStore};
 use holdfast_vault::{
-    ArchiveOptions, ArchiveStep, BackupManifest, BackupMeta, Budget, CopyOptions, CopyProblemKind, FindingKind,
-    Identities, ReadOptions, TakeoverOptions, TakerState, Vault, VaultConfig, VaultError, Verdict, Verifier,
-    VerifyOptions, VerifyState, generate_identity,
+    ArchiveOptions, ArchiveStep, BackupManifest, Budget, CopyOptions, CopyProblemKind, FindingKind, Identities,
+    ReadOptions, TakeoverOptions, TakerState, Vault, VaultConfig, VaultError, Verdict, Verifier, VerifyOptions,
+    VerifyState, generate_identity,
 };
-use holdfast_wal::{Lsn, TimelineId};
+use holdfast_wal::Lsn;
 use jiff::Timestamp;
 
 const PIECE: usize = 64 * 1024;
@@ -26,31 +26,13 @@ async fn fixture() -> (Arc<MemoryStore>, Fixture) {
     (store, Fixture::new(vault, small_segments()).await)
 }
 
-async fn backup(fixture: &Fixture, id: &str, start: Lsn, end: Lsn) -> BackupManifest {
-    let meta = BackupMeta {
-        id: id.into(),
-        start,
-        timeline: TimelineId(1),
-        server_version: "17.5".into(),
-        label: "test".into(),
-        started: Timestamp::UNIX_EPOCH,
-        settings: Default::default(),
-        tablespaces: Vec::new(),
-    };
-    let mut writer = fixture.database.begin_backup(meta, fixture.recipients.clone()).await.unwrap();
-    for n in 0..3 {
-        writer.part(wal(Lsn(n << 20), 200_000, 9)).await.unwrap();
-    }
-    writer.finish(end, Timestamp::UNIX_EPOCH).await.unwrap()
-}
-
 /// Three megabytes of WAL with a backup in the first and one in the third.
 async fn hospital(fixture: &Fixture) -> (Lsn, [BackupManifest; 2]) {
     let (start, writer) = fixture.writer().await;
     let end = append(&writer, start, 3 << 20, PIECE, 7).await;
     durable(&writer, end).await;
-    let first = backup(fixture, "a", start, Lsn(start.0 + 0x1_0000)).await;
-    let second = backup(fixture, "b", Lsn(start.0 + 0x20_0000), Lsn(start.0 + 0x21_0000)).await;
+    let first = fixture.backup("a", start, Lsn(start.0 + 0x1_0000)).await;
+    let second = fixture.backup("b", Lsn(start.0 + 0x20_0000), Lsn(start.0 + 0x21_0000)).await;
     (end, [first, second])
 }
 
@@ -148,7 +130,7 @@ async fn a_damaged_part_costs_its_backup() {
 async fn a_missing_part_and_an_unfinished_backup_are_told_apart() {
     let (store, fixture) = fixture().await;
     hospital(&fixture).await;
-    backup(&fixture, "c", Lsn(ORIGIN.0 + 0x22_0000), Lsn(ORIGIN.0 + 0x23_0000)).await;
+    fixture.backup("c", Lsn(ORIGIN.0 + 0x22_0000), Lsn(ORIGIN.0 + 0x23_0000)).await;
     store.set_enforce_lock(false);
     for key in ["b/00000002", "c/manifest", "c/00000000"] {
         let key = format!("p/v1/db/billing/backup/{key}");
@@ -176,7 +158,7 @@ async fn a_damaged_seal_loses_its_epoch_and_the_next_is_found_again() {
     let writer = fixture.claim(&origin()).await.unwrap().into_running(common::limits()).unwrap();
     let third = append(&writer, second, 1 << 20, PIECE, 7).await;
     durable(&writer, third).await;
-    backup(&fixture, "a", start, Lsn(start.0 + 0x1_0000)).await;
+    fixture.backup("a", start, Lsn(start.0 + 0x1_0000)).await;
     let seal = format!("{LOG}{:016X}/{}", 1, first.hex16());
     store.damage(&seal, |bytes| bytes[40] ^= 1);
     let verdict = scrub(&fixture, None).await;
