@@ -406,9 +406,25 @@ async fn journals_plans_and_evidence_are_scrubbed() {
         }
     }
     let options = VerifyOptions::default();
-    let verdict = vault.verify_shared(&options, &|_| {}).await.unwrap();
+    let verdict = vault.verify_shared(&options).await.unwrap();
     assert_eq!((verdict.findings.clone(), verdict.totals.objects, verdict.totals.locks), (vec![], 14, 14));
     assert!(verdict.is_clean());
+    // Step by step it comes to the same, and no step takes much more than its budget.
+    let (mut paced, mut steps) = (vault.shared_verifier(options.clone()), 0);
+    loop {
+        let before = *paced.totals();
+        let through = paced.step(Budget { bytes: u64::MAX, requests: 4 }).await.unwrap();
+        assert!(paced.totals().requests - before.requests <= 4 + 2, "{:?}", paced.totals());
+        steps += 1;
+        if through {
+            break;
+        }
+    }
+    let by_steps = paced.verdict();
+    assert!(steps > 7, "{steps}");
+    let seen = (by_steps.totals.objects, by_steps.totals.bytes, by_steps.totals.locks);
+    assert_eq!(seen, (verdict.totals.objects, verdict.totals.bytes, verdict.totals.locks));
+    assert_eq!(by_steps.findings, [], "the chain of a journal holds across steps");
 
     let record = |run: &str, n: u64| format!("p/v1/run/{run}/{n:08}");
     store.damage(&record("run-1", 1), flip);
@@ -423,7 +439,7 @@ async fn journals_plans_and_evidence_are_scrubbed() {
     let plan = store.get("p/v1/plan/hospital/abc").await.unwrap().unwrap().bytes;
     store.create("p/v1/plan/hospital/abd", plan, holdfast_vault::store::Lock::Long).await.unwrap();
     store.put_delete_marker(&evidence);
-    let verdict = vault.verify_shared(&options, &|_| {}).await.unwrap();
+    let verdict = vault.verify_shared(&options).await.unwrap();
     let named: Vec<_> = verdict.findings.iter().map(|f| (f.key.clone(), f.what)).collect();
     let expected = [
         (record("run-1", 1), FindingKind::Damaged),
@@ -435,7 +451,7 @@ async fn journals_plans_and_evidence_are_scrubbed() {
     assert_eq!(named, expected, "{:?}", verdict.findings);
     // Nobody of a list made them.
     let strict = vault.clone().with_trust(holdfast_vault::Trust::only(Vec::new()));
-    let verdict = strict.verify_shared(&options, &|_| {}).await.unwrap();
+    let verdict = strict.verify_shared(&options).await.unwrap();
     assert!(verdict.findings.iter().filter(|f| f.what == FindingKind::Untrusted).count() > 8, "{:?}", verdict.findings);
 }
 

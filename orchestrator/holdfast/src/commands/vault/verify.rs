@@ -119,9 +119,12 @@ impl Verify {
         let bar = progress(output, None, "verify journals, plans and evidence");
         let options =
             VerifyOptions { locks: !self.no_locks, parallel: self.parallel.max(1), ..VerifyOptions::default() };
-        let verdict = vault.verify_shared(&options, &|totals| bar.set_position(totals.objects)).await?;
+        let mut verifier = vault.shared_verifier(options);
+        while !verifier.step(STEP).await? {
+            bar.set_position(verifier.totals().objects);
+        }
         bar.finish_and_clear();
-        Ok(verdict)
+        Ok(verifier.verdict())
     }
 
     /// Scrubs one database; none when the budget ended it.
