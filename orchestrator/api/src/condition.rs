@@ -18,6 +18,8 @@ pub mod types {
     pub const CLOCK_IN_SYNC: &str = "ClockInSync";
     /// Vault: there are at least two recipients, so that one lost key does not lose the data.
     pub const ESCROW_CONFIGURED: &str = "EscrowConfigured";
+    /// Vault: no private key that opens what is stored stands at a site that only protects databases.
+    pub const KEYS_APART: &str = "KeysApart";
     /// Vault: only named writers are believed, and this site is one of them.
     pub const WRITERS_TRUSTED: &str = "WritersTrusted";
     /// Vault: the last pass over everything that is stored found nothing wrong.
@@ -64,6 +66,10 @@ pub mod reasons {
     pub const RECENT_BACKUP: &str = "RecentBackup";
     /// Several recipients can decrypt.
     pub const SEVERAL_RECIPIENTS: &str = "SeveralRecipients";
+    /// No private key is named here, or this site needs it.
+    pub const NO_NEEDLESS_KEY: &str = "NoNeedlessKey";
+    /// A private key stands beside the databases that it opens the vault of, and nothing here needs it.
+    pub const KEY_AT_PRIMARY: &str = "KeyAtPrimary";
     /// Only named writers are believed.
     pub const NAMED_WRITERS: &str = "NamedWriters";
     /// Everything that is stored was looked at and found sound.

@@ -298,6 +298,12 @@ pub struct VerificationStatus {
     /// Journals, plans and evidence, which belong to no database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<VerifiedPart>,
+    /// The key of the object of evidence that the last complete pass left in the vault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+    /// Why it left none, when it did not: these credentials may only read, for example.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence_problem: Option<String>,
     /// Why the pass does not go on. It is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
@@ -358,7 +364,7 @@ pub struct VaultStatus {
     /// What the passes over everything that is stored have found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationStatus>,
-    /// Ready, LockEnforced, ClockInSync, EscrowConfigured, WritersTrusted, Intact.
+    /// Ready, LockEnforced, ClockInSync, EscrowConfigured, KeysApart, WritersTrusted, Intact.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,

@@ -28,3 +28,4 @@ pub mod restore;
 mod secret;
 mod sql;
 pub mod status;
+mod store_metrics;

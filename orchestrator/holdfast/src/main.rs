@@ -4,13 +4,16 @@ mod cli;
 mod commands;
 mod role;
 mod telemetry;
+mod usage;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    let arguments = match usage::parse() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     let telemetry = match telemetry::install(arguments.command.is_role()) {
         Ok(telemetry) => telemetry,
         Err(error) => {

@@ -25,13 +25,16 @@ impl Telemetry {
     }
 }
 
+/// What a person's command logs: its own output says what the lock probe found, so that is not said twice.
+const FOR_A_PERSON: &str = "warn,holdfast_vault::check=off";
+
 /// Installs the process-wide subscriber. Roles log JSON at `info`; a person's command shows warnings as text.
 /// `RUST_LOG` overrides the level of both.
 ///
 /// # Errors
 /// The OTLP endpoint cannot be used, or a subscriber is installed already.
 pub(crate) fn install(role: bool) -> anyhow::Result<Telemetry> {
-    let default_level = if role { "info" } else { "warn" };
+    let default_level = if role { "info" } else { FOR_A_PERSON };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_level));
     let traces = endpoint_is_set().then(exporter).transpose()?;
     let spans = traces.as_ref().map(|provider| {
@@ -47,8 +50,9 @@ fn log_layer<S>(role: bool) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    if role && !std::io::stderr().is_terminal() { layer.json().flatten_event(true).boxed() } else { layer.boxed() }
+    let terminal = std::io::stderr().is_terminal();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
+    if role && !terminal { layer.json().flatten_event(true).boxed() } else { layer.boxed() }
 }
 
 fn endpoint_is_set() -> bool {

@@ -29,9 +29,18 @@ const ROLES: &str = include_str!("../../../manifests/samples/databases/scripts/r
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_way_by_hand_loses_nothing_that_was_acknowledged() {
+    a_lost_site_is_recovered(Desk::new(), |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_copy_in_another_bucket_recovers_everything_when_the_bucket_is_lost_too() {
+    a_lost_site_is_recovered(Desk::new(), Desk::lose_the_bucket_but_for_a_copy).await;
+}
+
+/// A primary site with load on it is lost, `also` happens, and the page is followed with what the desk then has.
+async fn a_lost_site_is_recovered(mut desk: Desk, also: fn(&mut Desk)) {
     let root = Command::new("id").arg("-u").output().expect("id runs").stdout == b"0\n";
     assert!(root, "the page is for root, as the lab is: run this test as root");
-    let desk = Desk::new();
     let source = TestPostgres::start(&[("fsync", "on")]);
     make_database(&source);
     let mut agent = desk.protect(&source).await;
@@ -41,6 +50,7 @@ async fn the_way_by_hand_loses_nothing_that_was_acknowledged() {
     // The site is lost: no commit is acknowledged from here on, whoever still tries.
     agent.0.kill().expect("kill -9");
     agent.0.wait().expect("gone");
+    tokio::task::block_in_place(|| also(&mut desk));
     let page = desk.page().render();
     let blocks = blocks(&page);
     assert_eq!(blocks.len(), 8, "files, env, restore, start, takeover, replay, promote, protect: {blocks:#?}");
@@ -123,21 +133,59 @@ impl Desk {
     }
 
     fn make_bucket(&self) {
-        let mut make = Command::new("aws");
-        make.args(["--endpoint-url", &self.weed.endpoint(), "s3api", "create-bucket", "--bucket", "vault"]);
-        make.arg("--object-lock-enabled-for-bucket").env("AWS_DEFAULT_REGION", "us-east-1");
-        make.env("AWS_ACCESS_KEY_ID", self.weed.access_key()).env("AWS_SECRET_ACCESS_KEY", self.weed.secret_key());
-        // A profile of the machine's user must not decide where this goes.
-        make.env("AWS_CONFIG_FILE", "/nonexistent").env("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
+        self.make_bucket_named("vault");
+    }
+
+    /// With Object Lock.
+    fn make_bucket_named(&self, name: &str) {
         let deadline = Instant::now() + LIMIT;
         loop {
-            let made = make.output().expect("aws runs");
+            let made = self.s3api(&["create-bucket", "--bucket", name, "--object-lock-enabled-for-bucket"]);
             if made.status.success() {
                 return;
             }
             assert!(Instant::now() < deadline, "no bucket: {}", text(&made.stderr));
             std::thread::sleep(Duration::from_millis(500));
         }
+    }
+
+    fn s3api(&self, arguments: &[&str]) -> Output {
+        let mut aws = Command::new("aws");
+        aws.args(["--endpoint-url", &self.weed.endpoint(), "s3api"]).args(arguments);
+        aws.env("AWS_DEFAULT_REGION", "us-east-1");
+        aws.env("AWS_ACCESS_KEY_ID", self.weed.access_key()).env("AWS_SECRET_ACCESS_KEY", self.weed.secret_key());
+        // A profile of the machine's user must not decide where this goes.
+        aws.env("AWS_CONFIG_FILE", "/nonexistent").env("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
+        aws.output().expect("aws runs")
+    }
+
+    /// `holdfast vault copy`, as README.md has it; from then on only the copy is known. Every object of it is locked by the
+    /// bucket's own default.
+    fn lose_the_bucket_but_for_a_copy(&mut self) {
+        self.make_bucket_named("second");
+        let lock =
+            r#"{"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}}"#;
+        let set = ["put-object-lock-configuration", "--bucket", "second", "--object-lock-configuration", lock];
+        let set = self.s3api(&set);
+        assert!(set.status.success(), "{}", text(&set.stderr));
+        let mut copy = Command::new(HOLDFAST);
+        copy.args(["vault", "copy", "--to", "s3://second", "--bucket", "vault", "--prefix", "hospital", "-o", "json"]);
+        copy.env("AWS_ENDPOINT_URL", self.weed.endpoint()).env("AWS_ALLOW_HTTP", "true").env("AWS_REGION", "us-east-1");
+        copy.env("AWS_ACCESS_KEY_ID", self.weed.access_key()).env("AWS_SECRET_ACCESS_KEY", self.weed.secret_key());
+        copy.env("AWS_CHECKSUM_ALGORITHM", "sha256");
+        let copied = copy.output().expect("holdfast runs");
+        println!("$ holdfast vault copy\n{}{}", text(&copied.stdout), text(&copied.stderr));
+        assert!(copied.status.success(), "{}", text(&copied.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&copied.stdout).expect("JSON");
+        assert!(report["copied"].as_u64().expect("a number") > 5, "{report}");
+        let listed = self.s3api(&["list-objects-v2", "--bucket", "second", "--query", "Contents[].Key"]);
+        let keys: Vec<String> = serde_json::from_slice(&listed.stdout).expect("keys");
+        assert_eq!(keys.len() as u64, report["copied"].as_u64().expect("a number"));
+        for key in keys {
+            let lock = self.s3api(&["get-object-retention", "--bucket", "second", "--key", &key]);
+            assert!(text(&lock.stdout).contains("COMPLIANCE"), "{key}: {}", text(&lock.stderr));
+        }
+        self.vault.bucket = "second".to_owned();
     }
 
     /// The primary site's agent, a process of its own, once commits wait for it and a base backup is stored.

@@ -149,6 +149,11 @@ impl Stores {
         let _ = self.listed.subscribe().wait_for(|kinds| *kinds >= KINDS).await;
     }
 
+    /// Whether everything was listed once, for who has something to say all the same when not.
+    pub fn were_listed(&self) -> bool {
+        *self.listed.borrow() >= KINDS
+    }
+
     /// To be called once for each kind, after its first list is in the store.
     pub(crate) fn first_list_is_in(&self) {
         self.listed.send_modify(|kinds| *kinds += 1);
@@ -173,11 +178,12 @@ mod tests {
             stores.first_list_is_in();
         }
         tokio::task::yield_now().await;
-        assert!(waiting.iter().all(|task| !task.is_finished()), "one kind is missing");
+        assert!(waiting.iter().all(|task| !task.is_finished()) && !stores.were_listed(), "one kind is missing");
         stores.first_list_is_in();
         for task in waiting {
             tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
         }
         stores.are_ready().await;
+        assert!(stores.were_listed());
     }
 }

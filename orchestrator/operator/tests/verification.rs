@@ -6,14 +6,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Fixture, append, create_bucket, durable, s3_client, small_segments, wal};
+use common::{Fixture, create_bucket, s3_client, s3_config, small_segments};
 use holdfast_api::condition::{Condition, ConditionStatus, reasons};
 use holdfast_api::vault::{VerificationStatus, VerifiedPart};
-use holdfast_operator::verification::{Scrub, intact, part, put};
+use holdfast_operator::verification::{EVIDENCE, Scrub, intact, leave_evidence, part, put};
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::store::{Lock, S3Store, Store};
-use holdfast_vault::{BackupMeta, Budget, CredentialsSource, Identities, Vault, VaultConfig};
-use holdfast_wal::{Lsn, TimelineId};
+use holdfast_vault::{Budget, CredentialsSource, Identities, Vault, VaultConfig, VerifyOptions};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -23,41 +22,14 @@ const DATABASE: &str = "billing";
 const STEP: Budget = Budget { bytes: 1 << 20, requests: 5 };
 
 fn config(weed: &SeaweedFS, prefix: &str) -> VaultConfig {
-    let credentials = CredentialsSource::Static {
-        access_key_id: weed.access_key().into(),
-        secret_access_key: weed.secret_key().into(),
-    };
-    let endpoint = Some(weed.endpoint().parse().unwrap());
-    let config = VaultConfig { endpoint, prefix: prefix.into(), ..VaultConfig::new(BUCKET, credentials) };
-    VaultConfig { retention_days: 2, chunk_retention_days: 1, ..config }
+    s3_config(weed, BUCKET, prefix)
 }
 
-/// A megabyte of WAL and a base backup at its beginning.
 async fn hospital() -> (SeaweedFS, Fixture) {
     let weed = SeaweedFS::start();
     create_bucket(&weed, BUCKET).await;
     let fixture = Fixture::new(Vault::open(config(&weed, "t")).unwrap(), small_segments()).await;
-    let (start, writer) = fixture.writer().await;
-    let mut end = start;
-    for _ in 0..8 {
-        end = append(&writer, end, 128 * 1024, 64 * 1024, 7).await;
-        // A writer puts what waits into one chunk: several take patience.
-        durable(&writer, end).await;
-    }
-    writer.close().await;
-    let meta = BackupMeta {
-        id: "a".into(),
-        start,
-        timeline: TimelineId(1),
-        server_version: "17.5".into(),
-        label: "test".into(),
-        started: Timestamp::UNIX_EPOCH,
-        settings: Default::default(),
-        tablespaces: Vec::new(),
-    };
-    let mut backup = fixture.database.begin_backup(meta, fixture.recipients.clone()).await.unwrap();
-    backup.part(wal(Lsn(0), 200_000, 9)).await.unwrap();
-    backup.finish(Lsn(start.0 + 0x1_0000), Timestamp::UNIX_EPOCH).await.unwrap();
+    fixture.protected_once().await;
     (weed, fixture)
 }
 
@@ -170,4 +142,52 @@ async fn a_scrub_goes_on_where_it_stood_when_its_store_comes_back() {
     while !scrub.step(STEP).await.unwrap() {}
     let went_on = part(DATABASE, &scrub.totals(), &scrub.result(), None);
     assert_eq!((went_on.objects, went_on.findings), (all.objects, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_leaves_evidence_that_is_locked_and_found_sound_by_the_next_one() {
+    let (_weed, fixture) = hospital().await;
+    let now = Some(Timestamp::now());
+    let mut record = VerificationStatus { started: now, last_completed: now, ..VerificationStatus::default() };
+    // Of nothing there is none: such a pass is made every few minutes.
+    leave_evidence(&fixture.vault, &mut record).await.unwrap();
+    assert_eq!((record.evidence.clone(), fixture.vault.evidence(EVIDENCE, 9).await.unwrap().len()), (None, 0));
+
+    put(&mut record, scrubbed(&fixture.vault, Some(fixture.identities.clone()), 100.0).await);
+    leave_evidence(&fixture.vault, &mut record).await.unwrap();
+    let [evidence] = &fixture.vault.evidence(EVIDENCE, 9).await.unwrap()[..] else { panic!("one piece") };
+    assert_eq!((Some(&evidence.key), &record.evidence_problem), (record.evidence.as_ref(), &None));
+    let body = &evidence.body;
+    assert_eq!((&body["started"], &body["ended"]), (&json!(now), &json!(now)));
+    assert_eq!((&body["objects"], &body["findings"]), (&json!(record.objects), &json!(0)), "{body:#}");
+    assert_eq!((&body["databases"][0]["name"], body["databases"][0]["worst"].is_null()), (&json!(DATABASE), true));
+    assert!(body["objects"].as_i64().unwrap() > 5 && body["bytes"] == record.bytes, "{body:#}");
+    let shared = fixture.vault.verify_shared(&VerifyOptions::default()).await.unwrap();
+    assert_eq!((shared.findings, shared.totals.objects, shared.totals.locks), (vec![], 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_read_leaves_no_evidence_and_says_so() {
+    let weed = SeaweedFS::start_with_identities(
+        r#"{"identities": [
+            {"name": "admin", "credentials": [{"accessKey": "holdfast-test", "secretKey": "holdfast-test-secret"}],
+             "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
+            {"name": "reader", "credentials": [{"accessKey": "reader", "secretKey": "reader-secret"}],
+             "actions": ["Read:holdfast*", "List:holdfast*", "GetBucketObjectLockConfiguration:holdfast*"]}
+        ]}"#,
+    );
+    create_bucket(&weed, BUCKET).await;
+    let fixture = Fixture::new(Vault::open(config(&weed, "t")).unwrap(), small_segments()).await;
+    fixture.protected_once().await;
+    let credentials =
+        CredentialsSource::Static { access_key_id: "reader".into(), secret_access_key: "reader-secret".into() };
+    let reader = Vault::open(VaultConfig { credentials, ..config(&weed, "t") }).unwrap();
+    let now = Some(Timestamp::now());
+    let mut record = VerificationStatus { started: now, last_completed: now, ..VerificationStatus::default() };
+    put(&mut record, scrubbed(&reader, None, 0.0).await);
+    assert!(record.objects > 5 && record.findings == 0, "{record:?}");
+    leave_evidence(&reader, &mut record).await.unwrap();
+    let problem = record.evidence_problem.unwrap();
+    assert!(problem.contains("evidence/") && problem.contains("grant these credentials"), "{problem}");
+    assert_eq!((record.evidence, fixture.vault.evidence(EVIDENCE, 9).await.unwrap().len()), (None, 0));
 }

@@ -67,5 +67,6 @@ pub use trust::{Distrust, Trust, TrustedWriter, Voucher, WriterKey, WriterPublic
 pub use vault::Vault;
 pub use verify::cost::{BackupSpan, Recovery, Span, Spans};
 pub use verify::{
-    Budget, Finding, FindingKind, Moment, Moments, SharedVerdict, Totals, Verdict, Verifier, VerifyOptions, VerifyState,
+    Budget, Finding, FindingKind, Moment, Moments, SharedVerdict, SharedVerifier, Totals, Verdict, Verifier,
+    VerifyOptions, VerifyState,
 };

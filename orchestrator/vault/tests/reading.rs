@@ -10,11 +10,11 @@ use bytes::Bytes;
 use common::{Fixture, ORIGIN, append, durable, origin, read_until, small_segments, wal};
 use holdfast_vault::store::{ListRequest, MemoryStore, Store, UrlStore};
 use holdfast_vault::{
-    ArchiveOptions, ArchiveStep, BackupManifest, BackupMeta, Budget, CopyOptions, CopyProblemKind, FindingKind,
-    Identities, ReadOptions, TakeoverOptions, TakerState, Vault, VaultConfig, VaultError, Verdict, Verifier,
-    VerifyOptions, VerifyState, generate_identity,
+    ArchiveOptions, ArchiveStep, BackupManifest, Budget, CopyOptions, CopyProblemKind, FindingKind, Identities,
+    ReadOptions, TakeoverOptions, TakerState, Vault, VaultConfig, VaultError, Verdict, Verifier, VerifyOptions,
+    VerifyState, generate_identity,
 };
-use holdfast_wal::{Lsn, TimelineId};
+use holdfast_wal::Lsn;
 use jiff::Timestamp;
 
 const PIECE: usize = 64 * 1024;
@@ -26,31 +26,13 @@ async fn fixture() -> (Arc<MemoryStore>, Fixture) {
     (store, Fixture::new(vault, small_segments()).await)
 }
 
-async fn backup(fixture: &Fixture, id: &str, start: Lsn, end: Lsn) -> BackupManifest {
-    let meta = BackupMeta {
-        id: id.into(),
-        start,
-        timeline: TimelineId(1),
-        server_version: "17.5".into(),
-        label: "test".into(),
-        started: Timestamp::UNIX_EPOCH,
-        settings: Default::default(),
-        tablespaces: Vec::new(),
-    };
-    let mut writer = fixture.database.begin_backup(meta, fixture.recipients.clone()).await.unwrap();
-    for n in 0..3 {
-        writer.part(wal(Lsn(n << 20), 200_000, 9)).await.unwrap();
-    }
-    writer.finish(end, Timestamp::UNIX_EPOCH).await.unwrap()
-}
-
 /// Three megabytes of WAL with a backup in the first and one in the third.
 async fn hospital(fixture: &Fixture) -> (Lsn, [BackupManifest; 2]) {
     let (start, writer) = fixture.writer().await;
     let end = append(&writer, start, 3 << 20, PIECE, 7).await;
     durable(&writer, end).await;
-    let first = backup(fixture, "a", start, Lsn(start.0 + 0x1_0000)).await;
-    let second = backup(fixture, "b", Lsn(start.0 + 0x20_0000), Lsn(start.0 + 0x21_0000)).await;
+    let first = fixture.backup("a", start, Lsn(start.0 + 0x1_0000)).await;
+    let second = fixture.backup("b", Lsn(start.0 + 0x20_0000), Lsn(start.0 + 0x21_0000)).await;
     (end, [first, second])
 }
 
@@ -148,7 +130,7 @@ async fn a_damaged_part_costs_its_backup() {
 async fn a_missing_part_and_an_unfinished_backup_are_told_apart() {
     let (store, fixture) = fixture().await;
     hospital(&fixture).await;
-    backup(&fixture, "c", Lsn(ORIGIN.0 + 0x22_0000), Lsn(ORIGIN.0 + 0x23_0000)).await;
+    fixture.backup("c", Lsn(ORIGIN.0 + 0x22_0000), Lsn(ORIGIN.0 + 0x23_0000)).await;
     store.set_enforce_lock(false);
     for key in ["b/00000002", "c/manifest", "c/00000000"] {
         let key = format!("p/v1/db/billing/backup/{key}");
@@ -176,7 +158,7 @@ async fn a_damaged_seal_loses_its_epoch_and_the_next_is_found_again() {
     let writer = fixture.claim(&origin()).await.unwrap().into_running(common::limits()).unwrap();
     let third = append(&writer, second, 1 << 20, PIECE, 7).await;
     durable(&writer, third).await;
-    backup(&fixture, "a", start, Lsn(start.0 + 0x1_0000)).await;
+    fixture.backup("a", start, Lsn(start.0 + 0x1_0000)).await;
     let seal = format!("{LOG}{:016X}/{}", 1, first.hex16());
     store.damage(&seal, |bytes| bytes[40] ^= 1);
     let verdict = scrub(&fixture, None).await;
@@ -424,9 +406,25 @@ async fn journals_plans_and_evidence_are_scrubbed() {
         }
     }
     let options = VerifyOptions::default();
-    let verdict = vault.verify_shared(&options, &|_| {}).await.unwrap();
+    let verdict = vault.verify_shared(&options).await.unwrap();
     assert_eq!((verdict.findings.clone(), verdict.totals.objects, verdict.totals.locks), (vec![], 14, 14));
     assert!(verdict.is_clean());
+    // Step by step it comes to the same, and no step takes much more than its budget.
+    let (mut paced, mut steps) = (vault.shared_verifier(options.clone()), 0);
+    loop {
+        let before = *paced.totals();
+        let through = paced.step(Budget { bytes: u64::MAX, requests: 4 }).await.unwrap();
+        assert!(paced.totals().requests - before.requests <= 4 + 2, "{:?}", paced.totals());
+        steps += 1;
+        if through {
+            break;
+        }
+    }
+    let by_steps = paced.verdict();
+    assert!(steps > 7, "{steps}");
+    let seen = (by_steps.totals.objects, by_steps.totals.bytes, by_steps.totals.locks);
+    assert_eq!(seen, (verdict.totals.objects, verdict.totals.bytes, verdict.totals.locks));
+    assert_eq!(by_steps.findings, [], "the chain of a journal holds across steps");
 
     let record = |run: &str, n: u64| format!("p/v1/run/{run}/{n:08}");
     store.damage(&record("run-1", 1), flip);
@@ -441,7 +439,7 @@ async fn journals_plans_and_evidence_are_scrubbed() {
     let plan = store.get("p/v1/plan/hospital/abc").await.unwrap().unwrap().bytes;
     store.create("p/v1/plan/hospital/abd", plan, holdfast_vault::store::Lock::Long).await.unwrap();
     store.put_delete_marker(&evidence);
-    let verdict = vault.verify_shared(&options, &|_| {}).await.unwrap();
+    let verdict = vault.verify_shared(&options).await.unwrap();
     let named: Vec<_> = verdict.findings.iter().map(|f| (f.key.clone(), f.what)).collect();
     let expected = [
         (record("run-1", 1), FindingKind::Damaged),
@@ -453,7 +451,7 @@ async fn journals_plans_and_evidence_are_scrubbed() {
     assert_eq!(named, expected, "{:?}", verdict.findings);
     // Nobody of a list made them.
     let strict = vault.clone().with_trust(holdfast_vault::Trust::only(Vec::new()));
-    let verdict = strict.verify_shared(&options, &|_| {}).await.unwrap();
+    let verdict = strict.verify_shared(&options).await.unwrap();
     assert!(verdict.findings.iter().filter(|f| f.what == FindingKind::Untrusted).count() > 8, "{:?}", verdict.findings);
 }
 

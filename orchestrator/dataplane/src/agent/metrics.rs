@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 
 use crate::http::Metrics;
 use crate::status::{AgentState, AgentStatus};
+use crate::store_metrics::StoreMetrics;
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 type StateLabels = Vec<(&'static str, String)>;
@@ -21,6 +22,7 @@ pub(crate) struct AgentMetrics {
     pub(crate) received_bytes: Counter,
     pub(crate) backups: Counter,
     pub(crate) backup_failures: Counter,
+    pub(crate) store: StoreMetrics,
     written: Gauge<u64, AtomicU64>,
     durable: Gauge<u64, AtomicU64>,
     epoch: Gauge<u64, AtomicU64>,
@@ -45,6 +47,7 @@ impl AgentMetrics {
             received_bytes: Counter::default(),
             backups: Counter::default(),
             backup_failures: Counter::default(),
+            store: StoreMetrics::default(),
             written: Gauge::default(),
             durable: Gauge::default(),
             epoch: Gauge::default(),
@@ -67,6 +70,7 @@ impl AgentMetrics {
 
     fn register(&mut self) {
         let registry = &mut self.registry;
+        self.store.register(registry);
         registry.register("wal_received_bytes", "WAL received from PostgreSQL", self.received_bytes.clone());
         registry.register("base_backups", "Base backups completed", self.backups.clone());
         registry.register("base_backup_failures", "Base backups that failed", self.backup_failures.clone());

@@ -175,6 +175,7 @@ impl Agent {
 
     async fn open_vault(&self) -> Result<DatabaseVault, Stop> {
         let vault = Vault::open(self.config.vault.clone())?;
+        self.metrics.store.opened(&vault);
         let database = vault.database(&self.config.name)?;
         vault.check().await?;
         Ok(database)

@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 
 use crate::http::Metrics;
 use crate::status::{ArchiverState, ArchiverStatus};
+use crate::store_metrics::StoreMetrics;
 
 type Whole = Gauge<u64, AtomicU64>;
 type Real = Gauge<f64, AtomicU64>;
@@ -24,6 +25,7 @@ pub(crate) struct ArchiverMetrics {
     pub(crate) failures: Counter,
     pub(crate) tampering: Counter,
     pub(crate) extended: Counter,
+    pub(crate) store: StoreMetrics,
     read: Whole,
     archived: Whole,
     index: Whole,
@@ -36,6 +38,7 @@ pub(crate) struct ArchiverMetrics {
 impl ArchiverMetrics {
     pub(crate) fn new() -> Self {
         let mut metrics = Self { registry: Registry::with_prefix("holdfast_archiver"), ..Self::default() };
+        metrics.store.register(&mut metrics.registry);
         let counters = [
             ("segments", "Segments written or found written", &metrics.segments),
             ("archived_bytes", "WAL in those segments", &metrics.archived_bytes),

@@ -101,7 +101,9 @@ impl Role {
     async fn open(&self, config: &ArchiverConfig) -> Result<(Archiver, Rolling), VaultError> {
         let identities = Identities::from_file(&config.identity_file)?;
         let recipients = Recipients::parse(&config.recipients)?;
-        let database = Vault::open(config.vault.clone())?.database(&config.name)?;
+        let vault = Vault::open(config.vault.clone())?;
+        self.metrics.store.opened(&vault);
+        let database = vault.database(&config.name)?;
         let archiver = database.archiver(identities, recipients, options(config)).await?;
         self.progress(&archiver);
         let keep = config.vault.retention();

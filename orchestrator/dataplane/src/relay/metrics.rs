@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use crate::http::Metrics;
 use crate::lag::Lag;
 use crate::status::RelayStatus;
+use crate::store_metrics::StoreMetrics;
 
 type Whole = Gauge<u64, AtomicU64>;
 type Real = Gauge<f64, AtomicU64>;
@@ -27,6 +28,7 @@ pub(crate) struct RelayMetrics {
     pub(crate) tampering: Counter,
     pub(crate) chunks_read: Counter,
     requests: Family<RequestLabels, Counter>,
+    pub(crate) store: StoreMetrics,
     behind: Mutex<Behind>,
     lag_bytes: Whole,
     lag_seconds: Real,
@@ -70,8 +72,11 @@ impl RelayMetrics {
             "Age of the oldest byte that the standby has not replayed",
             lag_seconds.clone(),
         );
+        let store = StoreMetrics::default();
+        store.register(&mut registry);
         Self {
             registry,
+            store,
             served_bytes,
             read_failures,
             tampering,
@@ -162,6 +167,7 @@ mod tests {
             "holdfast_relay_chunks_read_total 0",
             "holdfast_relay_lag_bytes 0",
             "holdfast_relay_lag_seconds 0",
+            "holdfast_relay_store_gets_total 0",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

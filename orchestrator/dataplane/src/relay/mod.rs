@@ -103,7 +103,9 @@ async fn open(config: &RelayConfig, view: &View) -> Result<(VaultSource, ServeOp
         let state = if error.is_permanent() { RelayState::Refused } else { RelayState::Retrying };
         (state, vault_problem(&error))
     };
-    let database = Vault::open(config.vault.clone()).and_then(|vault| vault.database(&config.name)).map_err(failed)?;
+    let vault = Vault::open(config.vault.clone()).map_err(failed)?;
+    view.metrics.store.opened(&vault);
+    let database = vault.database(&config.name).map_err(failed)?;
     let identity: Identity = database.identity().await.map_err(failed)?.ok_or_else(|| {
         let problem = Problem::new(
             code::NOTHING_TO_RESTORE,

@@ -3,6 +3,7 @@
 mod due;
 pub(crate) mod metrics;
 mod observe;
+mod placed;
 mod status;
 mod suitability;
 mod writers;
@@ -42,7 +43,8 @@ async fn step(vault: &Vault, ctx: &Context) -> Result<Action, Error> {
         Due::Probe => true,
     };
     let observed = observe::observe(vault, ctx, probe).await?;
-    let new = status::derive(vault, &observed, now);
+    let users = placed::users(vault, ctx);
+    let new = status::derive(vault, &observed, users.as_ref(), now);
     ctx.vault_checks.observe(vault, &observed);
     let ready = is_true(&new.conditions, types::READY);
     ctx.patch_status(vault, &new).await?;

@@ -7,13 +7,17 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::observe::Observed;
+use super::placed::Users;
 
-/// The status that follows from what was observed.
-pub(crate) fn derive(vault: &Vault, observed: &Observed, now: Timestamp) -> VaultStatus {
+/// The status that follows from what was observed. `users`: who uses it here, when that is known.
+pub(crate) fn derive(vault: &Vault, observed: &Observed, users: Option<&Users>, now: Timestamp) -> VaultStatus {
     let old = vault.status.clone().unwrap_or_default();
     let generation = vault.metadata.generation;
     let mut conditions = Conditions::of(&old.conditions, generation, now);
     set_escrow(&mut conditions, vault);
+    if let Some(users) = users {
+        super::placed::set(&mut conditions, vault, users);
+    }
     super::writers::set(&mut conditions, vault, observed, now);
     let mut new = VaultStatus { observed_generation: generation, last_checked: Some(now), ..old };
     match observed {
@@ -176,7 +180,7 @@ mod tests {
             (faulty(reasons::LOCK_NOT_ENFORCED, true), False, reasons::LOCK_NOT_ENFORCED, False),
         ];
         for (observed, ready, reason, lock) in cases {
-            let status = derive(&vault(2), &observed, at(5));
+            let status = derive(&vault(2), &observed, Some(&Users::default()), at(5));
             let found = find(&status.conditions, types::READY).unwrap();
             assert_eq!((found.status, found.reason.as_str()), (ready, reason));
             assert_eq!(found.observed_generation, Some(3));
@@ -188,7 +192,7 @@ mod tests {
     #[test]
     fn one_recipient_is_a_warning() {
         for (recipients, warning) in [(1, true), (2, false)] {
-            let status = derive(&vault(recipients), &sound(), at(5));
+            let status = derive(&vault(recipients), &sound(), Some(&Users::default()), at(5));
             let found = find(&status.conditions, types::ESCROW_CONFIGURED).unwrap();
             assert_eq!(found.is_warning(), warning);
         }
@@ -196,7 +200,7 @@ mod tests {
 
     #[test]
     fn harm_names_the_attempt_and_what_to_do() {
-        let status = derive(&vault(2), &probed("put-policy", "harmful"), at(5));
+        let status = derive(&vault(2), &probed("put-policy", "harmful"), Some(&Users::default()), at(5));
         let found = find(&status.conditions, types::LOCK_ENFORCED).unwrap();
         assert_eq!(found.reason, reasons::EXCESSIVE_RIGHTS);
         for part in ["put a bucket policy", "it worked", "To do: forbid it", "`b00`"] {
@@ -209,10 +213,10 @@ mod tests {
     fn a_look_without_a_probe_keeps_what_the_last_probe_found() {
         let mut vault = vault(2);
         vault.metadata.annotations = Some([(CHECK_NOW_ANNOTATION.to_owned(), "1".to_owned())].into());
-        let first = derive(&vault, &probed("put-policy", "harmful"), at(5));
+        let first = derive(&vault, &probed("put-policy", "harmful"), Some(&Users::default()), at(5));
         vault.status = Some(first.clone());
         let reached = Observed::Sound { clock_skew_seconds: Some(90), probed: None };
-        let second = derive(&vault, &reached, at(50));
+        let second = derive(&vault, &reached, Some(&Users::default()), at(50));
         assert_eq!((second.last_probed, second.last_checked), (Some(at(5)), Some(at(50))));
         assert_eq!((second.probe_answered.as_deref(), &second.evidence), (Some("1"), &first.evidence));
         let lock = find(&second.conditions, types::LOCK_ENFORCED).unwrap();

@@ -6,6 +6,7 @@
 //! read at a time, so that the operator stays small.
 
 mod due;
+mod evidence;
 pub(crate) mod metrics;
 mod pace;
 mod part;
@@ -26,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::Context;
 use worker::Worker;
 
+pub use evidence::{EVIDENCE, leave as leave_evidence};
 pub use pace::Pace;
 pub use part::{of_database_error, part};
 pub use scrub::Scrub;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use holdfast_api::condition::{find, types};
 use holdfast_api::vault::VerificationStatus;
 use holdfast_api::{Condition, Problem, VERIFY_NOW_ANNOTATION, Vault, VaultStatus};
-use holdfast_vault::{Finding, FindingKind, StoreErrorKind, VaultError, VerifyOptions};
+use holdfast_vault::{Finding, FindingKind, SharedVerifier, StoreErrorKind, VaultError, VerifyOptions};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::LOOK;
 use super::due::{Due, due};
+use super::evidence;
 use super::metrics::VaultLabels;
 use super::pace::Pace;
 use super::part::{of_database_error, part};
@@ -141,9 +142,15 @@ impl Worker {
                 self.tell(vault).await;
             }
         }
-        self.shared(&access).await?;
-        let now = self.now();
-        status::complete(&mut self.record, &names, now);
+        self.shared(vault, &access).await?;
+        // Complete only with its evidence: what was looked at is not looked at again for it.
+        let mut complete = self.record.clone();
+        status::complete(&mut complete, &names, self.now());
+        evidence::leave(&access.vault, &mut complete).await?;
+        if let Some(problem) = &complete.evidence_problem {
+            warn!(vault = %self.reference, problem, "a pass left no evidence");
+        }
+        self.record = complete;
         Ok(())
     }
 
@@ -215,16 +222,9 @@ impl Worker {
             if through {
                 return Ok(());
             }
-            let (bytes, requests) = (scrub.totals().bytes - before.bytes, scrub.totals().requests - before.requests);
-            self.ctx.verification.read(&VaultLabels::of(vault), bytes, requests);
-            (self.failures, self.record.problem) = (0, None);
             self.note(scrub);
-            self.tell(vault).await;
-            tokio::time::sleep(pace.rest(bytes, requests, started.elapsed())).await;
-            let changed = self.vault().is_none_or(|now| now.metadata.generation != vault.metadata.generation);
-            if changed {
-                return Err(Stop::Changed.into());
-            }
+            let after = scrub.totals();
+            self.rest(vault, pace, (after.bytes - before.bytes, after.requests - before.requests), started).await?;
         }
     }
 
@@ -247,19 +247,50 @@ impl Worker {
         Timestamp::now().max(self.record.started.unwrap_or(Timestamp::MIN))
     }
 
-    async fn shared(&mut self, access: &VaultAccess) -> Result<(), Stop> {
+    async fn shared(&mut self, vault: &Vault, access: &VaultAccess) -> Result<(), Stop> {
         if !status::is_due(&self.record, self.record.shared.as_ref()) {
             return Ok(());
         }
-        let _turn = turn(&self.turn).await;
         let options = VerifyOptions { parallel: 1, ..VerifyOptions::default() };
-        self.record.shared = match access.vault.verify_shared(&options, &|_| {}).await {
-            Ok(verdict) => Some(part(SHARED, &verdict.totals, &verdict.findings, Some(self.now()))),
+        let mut verifier = access.vault.shared_verifier(options);
+        self.record.shared = match self.shared_steps(vault, &mut verifier).await {
+            Ok(()) => {
+                let verdict = verifier.verdict();
+                Some(part(SHARED, &verdict.totals, &verdict.findings, Some(self.now())))
+            }
             // A site that only protects databases may not read the journals. The site that writes them looks at them.
-            Err(VaultError::Store(error)) if error.kind == StoreErrorKind::Denied => None,
-            Err(error) => return Err(error.into()),
+            Err(Failed::Vault(VaultError::Store(error))) if error.kind == StoreErrorKind::Denied => None,
+            Err(failed) => return Err(failed.into()),
         };
         Ok(())
+    }
+
+    /// Step by step with rests between them, at the pace of the databases.
+    async fn shared_steps(&mut self, vault: &Vault, verifier: &mut SharedVerifier) -> Result<(), Failed> {
+        loop {
+            let pace = Pace::mebibytes_per_second(vault.spec.verification.mebibytes_per_second);
+            let (before, started) = (*verifier.totals(), Instant::now());
+            let through = {
+                let _turn = turn(&self.turn).await;
+                verifier.step(pace.budget()).await?
+            };
+            if through {
+                return Ok(());
+            }
+            let after = verifier.totals();
+            self.rest(vault, pace, (after.bytes - before.bytes, after.requests - before.requests), started).await?;
+        }
+    }
+
+    /// Rests after a step that read so many bytes with so many requests.
+    async fn rest(&mut self, vault: &Vault, pace: Pace, read: (u64, u64), started: Instant) -> Result<(), Stop> {
+        let (bytes, requests) = read;
+        self.ctx.verification.read(&VaultLabels::of(vault), bytes, requests);
+        (self.failures, self.record.problem) = (0, None);
+        self.tell(vault).await;
+        tokio::time::sleep(pace.rest(bytes, requests, started.elapsed())).await;
+        let changed = self.vault().is_none_or(|now| now.metadata.generation != vault.metadata.generation);
+        if changed { Err(Stop::Changed) } else { Ok(()) }
     }
 
     /// Of how many objects the body is read, in per cent.

@@ -129,6 +129,20 @@ impl Hedger {
     }
 }
 
+impl Traffic {
+    /// What was counted as PUTs were GETs.
+    pub(super) fn of_gets(self) -> Traffic {
+        Traffic {
+            gets: self.puts,
+            gets_hedged: self.hedged,
+            gets_hedges_won: self.hedges_won,
+            gets_failed: self.failed,
+            gets_throttled: self.throttled,
+            ..Traffic::default()
+        }
+    }
+}
+
 fn percentile_95(times: &VecDeque<Duration>) -> Duration {
     let mut sorted: Vec<_> = times.iter().copied().collect();
     sorted.sort_unstable();
@@ -190,5 +204,7 @@ mod tests {
         assert!(hedger.take(now + QUIET));
         let traffic = hedger.traffic();
         assert_eq!((traffic.failed, traffic.throttled), (2, 1));
+        let both = traffic + traffic.of_gets();
+        assert_eq!((both.puts, both.gets, both.gets_failed, both.gets_throttled), (traffic.puts, traffic.puts, 2, 1));
     }
 }

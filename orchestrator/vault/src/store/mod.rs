@@ -15,6 +15,7 @@ mod url;
 mod web_identity;
 
 use std::fmt;
+use std::ops::Add;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -218,6 +219,35 @@ pub struct Traffic {
     pub failed: u64,
     /// Of these, the ones at which the store asked to slow down.
     pub throttled: u64,
+    /// GETs of objects and of their fronts, each counted once.
+    pub gets: u64,
+    /// GETs that were sent a second time because the answer took too long.
+    pub gets_hedged: u64,
+    /// Of these, the ones that the second request answered.
+    pub gets_hedges_won: u64,
+    /// GETs that failed. That nothing stands at the key is an answer.
+    pub gets_failed: u64,
+    /// Of these, the ones at which the store asked to slow down.
+    pub gets_throttled: u64,
+}
+
+impl Add for Traffic {
+    type Output = Traffic;
+
+    fn add(self, other: Traffic) -> Traffic {
+        Traffic {
+            puts: self.puts + other.puts,
+            hedged: self.hedged + other.hedged,
+            hedges_won: self.hedges_won + other.hedges_won,
+            failed: self.failed + other.failed,
+            throttled: self.throttled + other.throttled,
+            gets: self.gets + other.gets,
+            gets_hedged: self.gets_hedged + other.gets_hedged,
+            gets_hedges_won: self.gets_hedges_won + other.gets_hedges_won,
+            gets_failed: self.gets_failed + other.gets_failed,
+            gets_throttled: self.gets_throttled + other.gets_throttled,
+        }
+    }
 }
 
 /// What is to know of a bucket's lifecycle rules.

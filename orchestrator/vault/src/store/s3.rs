@@ -479,7 +479,7 @@ impl Store for S3Store {
     }
 
     fn traffic(&self) -> Traffic {
-        self.hedger.traffic()
+        self.hedger.traffic() + self.reads.traffic().of_gets()
     }
 
     fn lock_length(&self, lock: Lock) -> Option<Duration> {

@@ -1,7 +1,7 @@
 //! The scrub: looks at every object of a database and says what is wrong with which, and what it costs.
 //!
 //! [`Verifier`] goes through the log, the segments, the indexes, the backups and the identity in the order of their keys, in
-//! steps of a budget, and can go on another day from its [`VerifyState`]; [`crate::Vault::verify_shared`] goes through what
+//! steps of a budget, and can go on another day from its [`VerifyState`]; [`SharedVerifier`] goes through what
 //! belongs to no database. They check chain, signatures, writers, digests, versions and locks, and,
 //! with an identity, decrypts and decompresses. Every header is always read; of the bodies a sample can be enough.
 //! [`cost`] turns what it found into lost moments.
@@ -33,7 +33,7 @@ use self::inspect::{Look, Seen, inspect};
 use self::locks::{Locked, Needed};
 pub use self::report::{Finding, FindingKind, Moment, Moments, Totals, Verdict};
 use self::segments::Segments;
-pub use self::shared::SharedVerdict;
+pub use self::shared::{SharedVerdict, SharedVerifier};
 use crate::backup;
 use crate::catalogue::{KeyKind, KeyWalk, ListedKey};
 use crate::database::DatabaseVault;

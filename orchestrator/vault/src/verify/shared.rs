@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::inspect::{Look, Seen, inspect};
 use super::locks::{Locked, Needed};
 use super::report::{Finding, FindingKind, Totals};
-use super::{MAX_HELD_BYTES, VerifyOptions, count, tampered};
+use super::{Budget, MAX_HELD_BYTES, VerifyOptions, count, tampered};
 use crate::error::VaultError;
 use crate::fetch::retrying;
 use crate::object::{Decoded, Hash, ObjectError, Subject};
@@ -36,6 +36,19 @@ impl SharedVerdict {
     }
 }
 
+/// A scrub of journals, plans and evidence, by steps.
+#[derive(Debug)]
+pub struct SharedVerifier {
+    vault: Vault,
+    options: VerifyOptions,
+    /// The folder that is looked at, as a place in [`FOLDERS`].
+    folder: usize,
+    /// The last key of it that was judged.
+    after: Option<String>,
+    journal: Journal,
+    verdict: SharedVerdict,
+}
+
 /// Where the present journal stands.
 #[derive(Debug, Default)]
 struct Journal {
@@ -46,47 +59,98 @@ struct Journal {
 }
 
 impl Vault {
-    /// Scrubs journals (each a chain of records), plans and evidence: signature, digests, place, writer, versions and lock.
-    /// All of them are read whole: they are few and small. `progress` hears of what was looked at.
+    /// Scrubs journals (each a chain of records), plans and evidence at once: see [`SharedVerifier`].
     ///
     /// # Errors
     /// A store that does not answer.
-    pub async fn verify_shared(
-        &self,
-        options: &VerifyOptions,
-        progress: &(dyn Fn(&Totals) + Sync),
-    ) -> Result<SharedVerdict, VaultError> {
-        let (started, mut verdict, mut journal) = (Instant::now(), SharedVerdict::default(), Journal::default());
-        let lock = options.locks && retrying(|| self.store.bucket()).await?.object_lock;
-        for folder in FOLDERS {
-            let mut walk = self.walk_keys(folder, None);
-            let (mut under_way, mut held, mut ended) = (FuturesOrdered::new(), 0, false);
-            loop {
-                while !ended
-                    && under_way.len() < options.parallel.max(1)
-                    && (held < MAX_HELD_BYTES || under_way.is_empty())
-                {
-                    let Some(listed) = walk.next().await? else {
-                        ended = true;
-                        break;
-                    };
-                    held += listed.size;
-                    let look = Look { store: self.store.clone(), identities: None, whole: true, lock };
-                    under_way.push_back(inspect(look, listed));
-                }
-                let Some(seen) = under_way.next().await else { break };
-                let seen = seen?;
-                held -= seen.listed.size;
-                count(&mut verdict.totals, &seen);
-                self.judge(&seen, &mut journal, &mut verdict.findings);
-                progress(&verdict.totals);
-            }
-            verdict.totals.requests += walk.requests;
-        }
-        verdict.totals.seconds = started.elapsed().as_secs_f64();
-        Ok(verdict)
+    pub async fn verify_shared(&self, options: &VerifyOptions) -> Result<SharedVerdict, VaultError> {
+        let mut verifier = self.shared_verifier(options.clone());
+        while !verifier.step(Budget::unlimited()).await? {}
+        Ok(verifier.verdict())
     }
 
+    /// A scrub of journals, plans and evidence, which belong to no database: signature, digests, place, writer, versions and
+    /// lock. All of them are read whole: they are small. Sends no request yet.
+    pub fn shared_verifier(&self, options: VerifyOptions) -> SharedVerifier {
+        let (journal, verdict) = (Journal::default(), SharedVerdict::default());
+        SharedVerifier { vault: self.clone(), options, folder: 0, after: None, journal, verdict }
+    }
+}
+
+impl SharedVerifier {
+    /// How much was looked at so far.
+    pub fn totals(&self) -> &Totals {
+        &self.verdict.totals
+    }
+
+    /// What is known; of all of it once a step has said that it is through.
+    pub fn verdict(self) -> SharedVerdict {
+        self.verdict
+    }
+
+    /// Goes on for one budget. `true`: all was looked at.
+    ///
+    /// # Errors
+    /// A store that does not answer; asked again, it goes on from the last object that was through.
+    pub async fn step(&mut self, budget: Budget) -> Result<bool, VaultError> {
+        let (started, totals) = (Instant::now(), self.verdict.totals);
+        let limit = Budget {
+            bytes: totals.bytes.saturating_add(budget.bytes),
+            requests: totals.requests.saturating_add(budget.requests),
+        };
+        let through = self.folders(limit).await;
+        self.verdict.totals.seconds += started.elapsed().as_secs_f64();
+        through
+    }
+
+    async fn folders(&mut self, limit: Budget) -> Result<bool, VaultError> {
+        let lock = self.options.locks && retrying(|| self.vault.store.bucket()).await?.object_lock;
+        while let Some(folder) = FOLDERS.get(self.folder) {
+            if !self.scan(folder, lock, limit).await? {
+                return Ok(false);
+            }
+            (self.folder, self.after) = (self.folder + 1, None);
+        }
+        Ok(true)
+    }
+
+    /// Looks at the keys of a folder. `true`: at all of them.
+    async fn scan(&mut self, folder: &str, lock: bool, limit: Budget) -> Result<bool, VaultError> {
+        let mut walk = self.vault.walk_keys(folder, self.after.as_deref());
+        let (mut under_way, mut held, mut ended) = (FuturesOrdered::new(), 0, false);
+        let (mut listings, totals) = (0, self.verdict.totals);
+        let (mut bytes, mut requests) = (totals.bytes, totals.requests);
+        loop {
+            while !ended
+                && under_way.len() < self.options.parallel.max(1)
+                && (held < MAX_HELD_BYTES || under_way.is_empty())
+                && bytes < limit.bytes
+                && requests < limit.requests
+            {
+                let listed = walk.next().await?;
+                requests += walk.requests - listings;
+                self.verdict.totals.requests += walk.requests - listings;
+                listings = walk.requests;
+                let Some(listed) = listed else {
+                    ended = true;
+                    break;
+                };
+                // What is under way counts: a GET, and one for the lock.
+                (held, bytes, requests) = (held + listed.size, bytes + listed.size, requests + 1 + u64::from(lock));
+                let look = Look { store: self.vault.store.clone(), identities: None, whole: true, lock };
+                under_way.push_back(inspect(look, listed));
+            }
+            let Some(seen) = under_way.next().await else { return Ok(ended) };
+            let seen = seen?;
+            held -= seen.listed.size;
+            count(&mut self.verdict.totals, &seen);
+            self.vault.judge(&seen, &mut self.journal, &mut self.verdict.findings);
+            self.after = Some(seen.listed.key);
+        }
+    }
+}
+
+impl Vault {
     fn judge(&self, seen: &Seen, journal: &mut Journal, findings: &mut Vec<Finding>) {
         let key = &seen.listed.key;
         findings.extend(tampered(&seen.listed));

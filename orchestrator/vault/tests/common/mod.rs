@@ -12,8 +12,9 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::{
-    Attached, ClaimError, ClaimOptions, DatabaseVault, Identities, Identity, LogReader, LogWriter, ReadEvent,
-    ReadOptions, Recipients, RunningWriter, Vault, WriterLimits, generate_identity,
+    Attached, BackupManifest, BackupMeta, ClaimError, ClaimOptions, CredentialsSource, DatabaseVault, Identities,
+    Identity, LogReader, LogWriter, ReadEvent, ReadOptions, Recipients, RunningWriter, Vault, VaultConfig,
+    WriterLimits, generate_identity,
 };
 use holdfast_wal::history::TimelineHistory;
 use holdfast_wal::{Lsn, SEGMENT_SIZE_DEFAULT, SystemId, TimelineId};
@@ -48,6 +49,39 @@ impl Fixture {
     pub async fn writer(&self) -> (Lsn, RunningWriter) {
         let writer = self.claim(&origin()).await.unwrap();
         (writer.start(), writer.into_running(limits()).unwrap())
+    }
+
+    /// Stores a base backup of three parts.
+    pub async fn backup(&self, id: &str, start: Lsn, end: Lsn) -> BackupManifest {
+        let meta = BackupMeta {
+            id: id.into(),
+            start,
+            timeline: TimelineId(1),
+            server_version: "17.5".into(),
+            label: "test".into(),
+            started: Timestamp::UNIX_EPOCH,
+            settings: Default::default(),
+            tablespaces: Vec::new(),
+        };
+        let mut writer = self.database.begin_backup(meta, self.recipients.clone()).await.unwrap();
+        for n in 0..3 {
+            writer.part(wal(Lsn(n << 20), 200_000, 9)).await.unwrap();
+        }
+        writer.finish(end, Timestamp::UNIX_EPOCH).await.unwrap()
+    }
+
+    /// A megabyte of WAL in several chunks and the backup `a` at its beginning, by a writer that is gone. Returns its end.
+    pub async fn protected_once(&self) -> Lsn {
+        let (start, writer) = self.writer().await;
+        let mut end = start;
+        for _ in 0..8 {
+            end = append(&writer, end, 128 * 1024, 64 * 1024, 7).await;
+            // A writer puts what waits into one chunk: several take patience.
+            durable(&writer, end).await;
+        }
+        writer.close().await;
+        self.backup("a", start, Lsn(start.0 + 0x1_0000)).await;
+        end
     }
 
     pub async fn reader(&self, from: Lsn) -> LogReader {
@@ -125,6 +159,17 @@ pub async fn read_until(reader: &mut LogReader, from: Lsn, upto: Lsn) -> Vec<u8>
     }
     read.truncate((upto.0 - from.0) as usize);
     read
+}
+
+/// A vault on a real server, with its one identity and short locks.
+pub fn s3_config(server: &SeaweedFS, bucket: &str, prefix: &str) -> VaultConfig {
+    let credentials = CredentialsSource::Static {
+        access_key_id: server.access_key().into(),
+        secret_access_key: server.secret_key().into(),
+    };
+    let endpoint = Some(server.endpoint().parse().unwrap());
+    let config = VaultConfig { endpoint, prefix: prefix.into(), ..VaultConfig::new(bucket, credentials) };
+    VaultConfig { retention_days: 2, chunk_retention_days: 1, ..config }
 }
 
 /// A client that is not the vault's.

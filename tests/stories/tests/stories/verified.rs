@@ -62,6 +62,9 @@ async fn everything_was_looked_at(story: &Story, site: Site) -> anyhow::Result<(
         }
     });
     let record = found.await?;
+    let evidence = record.evidence.as_ref().with_context(|| format!("a pass without evidence: {record:?}"))?;
+    let stored = story.stored(&format!("{}/v1/evidence/verification/", story.prefix())).await?;
+    ensure!(stored.contains(evidence), "{evidence} is not among {stored:?}");
     for name in DATABASES {
         let part = record.databases.iter().find(|part| part.name == name);
         let part = part.with_context(|| format!("{name} was not looked at: {record:?}"))?;

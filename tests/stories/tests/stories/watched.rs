@@ -65,7 +65,8 @@ async fn every_role_measures(story: &Story) -> anyhow::Result<()> {
     let system = "holdfast-system";
     let agents = ["durable_lsn", "store_requests", "chunks"].map(|name| format!("holdfast_agent_{name}"));
     let agents_lag = ["lag_bytes", "lag_seconds"].map(|name| format!("holdfast_agent_{name}"));
-    let relays = ["tip_lsn", "served_lsn", "chunks_read_total"].map(|name| format!("holdfast_relay_{name}"));
+    let relays =
+        ["tip_lsn", "served_lsn", "chunks_read_total", "store_gets_total"].map(|name| format!("holdfast_relay_{name}"));
     let started = r#"holdfast_relay_requests_total{request="START_REPLICATION"}"#.to_owned();
     let relays_lag = ["lag_bytes", "lag_seconds"].map(|name| format!("holdfast_relay_{name}"));
     let asked = |role: &str| format!(r#"holdfast_operator_requests_total{{role="{role}",outcome="ok"}}"#);

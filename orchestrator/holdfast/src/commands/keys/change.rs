@@ -164,7 +164,8 @@ fn revoke_writer(manifest: &Manifest, key: &str, after: Timestamp) -> anyhow::Re
         |writer: &&mut Value| writer["name"] == key || public.as_ref().is_some_and(|k| writer["publicKey"] == **k);
     let Some(writer) = writers.iter_mut().find(is_it) else {
         let names: Vec<String> = writers.iter().map(|writer| writer["name"].to_string()).collect();
-        let what = format!("the Vault lists no writer {key}, only: {}", names.join(", "));
+        let listed = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+        let what = format!("the Vault lists no writer {key}, only: {listed}");
         return Err(Failed::new(what, "", "a key that is not listed is not believed anyway").into());
     };
     writer["notAfter"] = json!(after);

@@ -4,11 +4,10 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::commands::vault::Failed;
+use crate::commands::vault::{Failed, read_file};
 
 /// The Vault in a file of YAML (or JSON).
 pub(super) struct Manifest {
@@ -27,16 +26,21 @@ impl Manifest {
     pub(super) fn read(path: &Path) -> anyhow::Result<Manifest> {
         let mut text = String::new();
         if path == Path::new("-") {
-            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            std::io::stdin().read_to_string(&mut text).map_err(|error| {
+                Failed::new(format!("cannot read it: {error}"), "standard input", "give the manifest as text")
+            })?;
         } else {
-            text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            text = read_file(path, "--file")?;
         }
         Manifest::parse(path, text)
     }
 
     fn parse(path: &Path, text: String) -> anyhow::Result<Manifest> {
         let place = path.display().to_string();
-        let documents = documents(&text).with_context(|| format!("{place} is no YAML"))?;
+        let documents = documents(&text).map_err(|error| {
+            let at = error.location().map(|at| format!(" (line {})", at.line())).unwrap_or_default();
+            Failed::new(format!("this is no YAML{at}"), &place, "give the file with the Vault's manifest")
+        })?;
         let is_vault = |(_, object): &(usize, Value)| object["kind"] == "Vault" && object["spec"].is_object();
         let mut vaults: Vec<(usize, Value)> = documents.into_iter().enumerate().filter(is_vault).collect();
         match (vaults.pop(), vaults.is_empty()) {
@@ -79,7 +83,9 @@ impl Manifest {
             )
         };
         let text = self.edited(path, list).ok_or_else(unsafe_edit)?;
-        std::fs::write(&self.path, text).with_context(|| format!("cannot write {place}"))
+        Ok(std::fs::write(&self.path, text).map_err(|error| {
+            Failed::new(format!("cannot write the file: {error}"), &place, "run the printed command instead of --write")
+        })?)
     }
 
     /// The text with the other list; none unless it then says exactly that, and all else as before.

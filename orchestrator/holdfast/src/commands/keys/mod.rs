@@ -12,7 +12,7 @@ mod show;
 
 use clap::{Args, Subcommand};
 
-use crate::commands::vault::{Output, report};
+use crate::commands::vault::{About, Output, report};
 
 /// Make, show, rotate and revoke the keys of a vault, and find out which keys it depends on.
 ///
@@ -45,6 +45,10 @@ struct Print {
 impl Keys {
     /// Runs one subcommand to its end. A failure is printed here, as text or as JSON.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let about = match &self.command {
+            KeysCommand::List(list) => list.place.about(),
+            _ => About::the_command_line(),
+        };
         let (output, result) = match self.command {
             KeysCommand::New(new) => (new.print.output, new.run()),
             KeysCommand::Show(show) => (show.print.output, show.run()),
@@ -53,6 +57,6 @@ impl Keys {
             KeysCommand::Revoke(revoke) => (revoke.print.output, revoke.run()),
             KeysCommand::List(list) => (list.place.output, list.run().await),
         };
-        result.map_err(|error| report(output, error))
+        result.map_err(|error| report(output, &about, error))
     }
 }

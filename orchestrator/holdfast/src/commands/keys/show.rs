@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
 use super::Print;
 use super::material::{Kind, Material, fingerprint};
 use super::qr;
-use crate::commands::vault::{Output, print_json};
+use crate::commands::vault::{Failed, Output, print_json};
 
 /// Show the public half of a key, with its fingerprint and a QR code. The private half is never shown
 /// (`holdfast keys escrow` prints it, to be locked away).
@@ -35,7 +34,14 @@ impl Show {
         let material = Material::of(&self.key)?;
         if let Some(path) = &self.svg {
             let text = qr::svg(&qr::encode(&material.public.join("\n"))?, 60);
-            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            std::fs::write(path, text).map_err(|error| {
+                let place = path.display().to_string();
+                Failed::new(
+                    format!("cannot write the QR code: {error}"),
+                    place,
+                    "choose a folder that can be written to",
+                )
+            })?;
         }
         let has_private = !material.secret.is_empty();
         if self.print.output == Output::Json {

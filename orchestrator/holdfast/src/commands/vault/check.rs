@@ -27,6 +27,7 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
+        place.needs_s3()?;
         let vault = place.open().await?;
         let probe = vault.probe_lock(&ProbeOptions { other_prefix: self.other_prefix }).await?;
         let mut json = serde_json::to_value(&probe)?;

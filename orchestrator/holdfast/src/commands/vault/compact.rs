@@ -5,7 +5,7 @@ use holdfast_vault::{ArchiveError, ArchiveOptions, ArchiveStep, Identities, Reci
 use holdfast_wal::Lsn;
 use serde::Serialize;
 
-use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, print_json, progress};
+use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, databases, print_json, progress};
 
 /// Put the chunks of a log together to WAL segments and write an index, up to the end of the log.
 ///
@@ -56,10 +56,7 @@ impl Compact {
             }
             (recipients, _) => Recipients::parse(recipients)?,
         };
-        let names = match &self.database {
-            Some(name) => vec![name.clone()],
-            None => vault.databases().await?,
-        };
+        let names = databases(&vault, self.database.as_deref()).await?;
         let mut report = Report::default();
         for name in names {
             match compact(&vault, &name, &identities, &recipients, place.output).await {

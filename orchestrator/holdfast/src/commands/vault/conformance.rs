@@ -5,7 +5,7 @@ use holdfast_vault::conformance::{
     Check, ConformanceOptions, Consequence, Finding, Left, Report, Selection, Verdict, checks,
 };
 
-use super::{Output, Printed, Table, Where, print_json, progress};
+use super::{Failed, Output, Printed, Table, Where, print_json, progress};
 
 /// Try whether a store is suitable for a vault: what Holdfast depends on in S3, one by one.
 ///
@@ -32,6 +32,12 @@ impl Conformance {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
         if self.list {
             return list(place.output);
+        }
+        place.needs_s3()?;
+        let known = |name: &String| checks().any(|check| check.name == name);
+        if let Some(name) = self.only.iter().find(|name| !known(name)) {
+            let to_do = "see `holdfast vault conformance --list` for the names";
+            return Err(Failed::new(format!("there is no check `{name}`"), "--only", to_do).into());
         }
         let vault = place.open().await?;
         let selection = if self.only.is_empty() { Selection::All } else { Selection::Named(self.only) };

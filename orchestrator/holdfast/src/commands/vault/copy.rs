@@ -7,7 +7,7 @@ use holdfast_vault::store::UrlStore;
 use holdfast_vault::{CopyOptions, CopyReport};
 use url::Url;
 
-use super::{Output, Printed, Where, bytes_text, print_json, progress};
+use super::{Failed, Output, Printed, Where, bytes_text, print_json, progress};
 
 /// Make or bring up to date a second vault in another bucket, in another cloud, or in a folder on a disk.
 ///
@@ -39,7 +39,11 @@ pub(crate) struct Copy {
 impl Copy {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
         let vault = place.open().await?;
-        let target = Arc::new(UrlStore::create(&self.to)?);
+        let target = UrlStore::create(&self.to).map_err(|error| {
+            let to_do = "give --to a folder that can be written to, or a bucket that is there, as one of these URLs";
+            Failed::new(error.to_string(), self.to.as_str(), to_do)
+        })?;
+        let target = Arc::new(target);
         for name in &self.databases {
             // A name that is mistyped would be a copy of nothing.
             vault.database(name)?.tip().await?;
@@ -53,6 +57,10 @@ impl Copy {
         let report = vault.copy_to(target, &options, said).await;
         bar.finish_and_clear();
         let report = report?;
+        if report.copied + report.present == 0 && report.problems.is_empty() {
+            let to_do = "check the bucket and --prefix: `holdfast vault ls --long`";
+            return Err(Failed::new("nothing stands there that could be copied", "", to_do).into());
+        }
         match place.output {
             Output::Json => print_json(&report)?,
             Output::Table => print!("{}", text(&report)),

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use holdfast_vault::cost::{CostReport, PriceTable, Readers};
 
-use super::{Output, Table, Where, bytes_text, print_json, progress};
+use super::{Failed, Output, Table, Where, bytes_text, databases, print_json, progress, read_file};
 
 /// Price a vault: what is stored, and the requests of a month at the rate of the last seven days.
 ///
@@ -38,12 +37,20 @@ pub(crate) struct Cost {
 impl Cost {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
         let prices = self.prices()?;
+        place.needs_s3()?;
         let vault = place.open().await?;
+        if let Some(name) = &self.database {
+            databases(&vault, Some(name)).await?;
+        }
         let readers = Readers { relays: self.relays, archivers: self.archivers, outside: !self.same_region };
         let path = self.database.as_ref().map(|name| format!("db/{name}/")).unwrap_or_default();
         let bar = progress(place.output, None, "counting objects");
         let report = vault.cost(&path, prices, readers, &|counted| bar.set_position(counted)).await?;
         bar.finish_and_clear();
+        if report.kinds.is_empty() {
+            let to_do = "check the bucket and --prefix: `holdfast vault ls --long`";
+            return Err(Failed::new("nothing stands there that could cost anything", "", to_do).into());
+        }
         match place.output {
             Output::Json => print_json(&report),
             Output::Table => {
@@ -55,9 +62,14 @@ impl Cost {
 
     fn prices(&self) -> anyhow::Result<PriceTable> {
         let Some(path) = &self.prices else { return Ok(PriceTable::default()) };
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the prices {}", path.display()))?;
-        serde_norway::from_str(&text).with_context(|| format!("{} is no table of prices", path.display()))
+        let failed = |why: &str| {
+            let to_do = "write it as the fields that `holdfast vault cost --help` names, each with a number";
+            Failed::new(format!("this is no table of prices{why}"), path.display().to_string(), to_do)
+        };
+        let fields: serde_json::Map<_, _> =
+            serde_norway::from_str(&read_file(path, "--prices")?).map_err(|_| failed(""))?;
+        let prices = serde_json::from_value(fields.into()).map_err(|error| failed(&format!(": {error}")))?;
+        Ok(prices)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use holdfast_vault::Vault;
 use holdfast_vault::hold::Held;
@@ -10,7 +9,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{DatabaseProblem, Failed, Output, Printed, Where, print_json, progress};
+use super::{DatabaseProblem, Failed, Output, Printed, Where, databases, print_json, progress};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -39,6 +38,7 @@ pub(crate) struct Hold {
 
 impl Hold {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
+        place.needs_s3()?;
         let vault = place.open().await?;
         let held = match self.rolling {
             true => self.roll(&vault, place.config().await?.retention()).await?,
@@ -52,6 +52,9 @@ impl Hold {
     }
 
     async fn extend(&self, vault: &Vault, output: Output) -> anyhow::Result<Held> {
+        if let Some(name) = &self.database {
+            databases(vault, Some(name)).await?;
+        }
         let now = vault.store_time().await?;
         let until = self.until(now)?;
         let path = self.database.as_ref().map(|name| format!("db/{name}/")).unwrap_or_default();
@@ -62,14 +65,21 @@ impl Hold {
         };
         let held = vault.hold(&path, until, &say).await?;
         bar.finish_and_clear();
+        if held.extended + held.already + held.failed == 0 {
+            // Nothing was locked, and somebody who suspects an attack must not believe that it was.
+            let to_do = "check the bucket and --prefix: `holdfast vault ls --long`";
+            return Err(Failed::new("nothing stands there that could be locked", "", to_do).into());
+        }
         Ok(held)
     }
 
     fn until(&self, now: Timestamp) -> anyhow::Result<Timestamp> {
         if let Some(days) = self.days {
-            return now.checked_add(DAY * days).context("that is too far away");
+            let too_far = |_| Failed::new(format!("{days} days from now is no date"), "--days", "give fewer days");
+            return Ok(now.checked_add(DAY * days).map_err(too_far)?);
         }
-        let date = self.until.context("neither a date nor days")?;
+        let nothing = || Failed::new("neither a date nor days are given", "--until", "give --until or --days");
+        let date = self.until.ok_or_else(nothing)?;
         let end = date.tomorrow()?.to_zoned(TimeZone::UTC)?.timestamp();
         if end <= now {
             let what = format!("{date} is over by the store's clock ({now})");
@@ -79,10 +89,7 @@ impl Hold {
     }
 
     async fn roll(&self, vault: &Vault, keep: Duration) -> anyhow::Result<Held> {
-        let names = match &self.database {
-            Some(name) => vec![name.clone()],
-            None => vault.databases().await?,
-        };
+        let names = databases(vault, self.database.as_deref()).await?;
         let mut all = Held::default();
         for name in names {
             let held = async { vault.database(&name)?.hold_recovery(keep).await };
@@ -105,8 +112,8 @@ impl Hold {
 }
 
 fn print(held: &Held) {
-    let until = held.until.map(|until| until.to_string()).unwrap_or_default();
-    println!("{} locks made longer, {} were long enough; all hold until {until} at least", held.extended, held.already);
+    let until = held.until.map(|until| format!("; all hold until {until} at least")).unwrap_or_default();
+    println!("{} locks made longer, {} were long enough{until}", held.extended, held.already);
     if held.failed > 0 {
         held.failures.iter().for_each(|failure| println!("not locked: {failure}"));
         println!(

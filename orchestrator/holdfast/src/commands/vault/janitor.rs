@@ -9,7 +9,7 @@ use holdfast_vault::store::S3Store;
 use holdfast_vault::{CredentialsSource, VaultConfig};
 use serde::Serialize;
 
-use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, print_json, progress};
+use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, databases, print_json, progress};
 
 /// Delete what has expired: the only command that deletes anything in a vault.
 ///
@@ -53,6 +53,7 @@ struct Report {
 
 impl Janitor {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
+        place.needs_s3()?;
         let vault = place.open().await?;
         if vault.trust().is_anyone() && !self.trust_anyone {
             let what = "no writers are named: whoever can write to this vault could say what is to be deleted";
@@ -65,10 +66,7 @@ impl Janitor {
             None => config.credentials.clone(),
         };
         let deleter = S3Store::new(VaultConfig { credentials, ..config })?;
-        let names = match &self.database {
-            Some(name) => vec![name.clone()],
-            None => vault.databases().await?,
-        };
+        let names = databases(&vault, self.database.as_deref()).await?;
         let bar = progress(place.output, None, "looking at objects");
         let mut report = Report { databases: Vec::new(), problems: Vec::new() };
         for name in names {
@@ -138,7 +136,7 @@ mod tests {
     }
 
     async fn needs_writers(more: &[&str]) -> bool {
-        let line = ["holdfast", "--store", "file:///tmp", "--prefix", "none/such"].iter().chain(more);
+        let line = ["holdfast", "--bucket", "none", "--credentials", "/nowhere"].iter().chain(more);
         let line = Line::try_parse_from(line).unwrap();
         let ended = line.janitor.run(&line.place).await;
         ended.is_err_and(|error| error.to_string().contains("no writers are named"))

@@ -5,7 +5,7 @@ use holdfast_vault::{BackupList, DatabaseVault, VaultError};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, print_json};
+use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, databases, print_json};
 
 /// List the databases of a vault: how far each log goes, and what it can be restored to.
 ///
@@ -79,14 +79,7 @@ impl Ls {
             return self.objects(place).await;
         }
         let vault = place.open().await?;
-        let names = match &self.path {
-            Some(name) => vec![name.clone()],
-            None => vault.databases().await?,
-        };
-        if names.is_empty() {
-            let to_do = "check the bucket and --prefix; a ProtectedDatabase that has started appears here";
-            return Err(Failed::new("there is no database in this vault", vault.root(), to_do).into());
-        }
+        let names = databases(&vault, self.path.as_deref()).await?;
         let mut lines = Vec::new();
         for name in names {
             let found = async { look(&vault.database(&name)?).await };

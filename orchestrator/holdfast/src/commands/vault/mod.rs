@@ -15,8 +15,10 @@ mod verify;
 
 use clap::{Args, Subcommand};
 
-pub(crate) use output::{DatabaseProblem, Failed, Output, Printed, Table, bytes_text, print_json, progress, report};
-pub(crate) use place::Where;
+pub(crate) use output::{
+    About, DatabaseProblem, Failed, Output, Printed, Table, bytes_text, print_json, progress, read_file, report,
+};
+pub(crate) use place::{Where, databases};
 
 /// Look into a vault, check it, copy it.
 ///
@@ -25,7 +27,10 @@ pub(crate) use place::Where;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  holdfast vault ls --vault hospital -n hospital\n  \
     holdfast vault ls --bucket vault --endpoint https://s3.example.org --credentials /etc/holdfast/s3\n  \
-    holdfast vault ls --store file:///mnt/copy -o json")]
+    holdfast vault ls --store file:///mnt/copy -o json\n\n\
+    Errors go to standard error, as what is wrong, where, and what to do; with `-o json` as one line:\n  \
+    {\"error\":{\"what\":\"...\",\"where\":\"...\",\"toDo\":\"...\"}}\n\n\
+    Exit code 1: something is wrong, or could not be done. 2: the command line makes no sense.")]
 pub(crate) struct Vault {
     #[command(flatten)]
     place: Where,
@@ -50,7 +55,7 @@ enum VaultCommand {
 impl Vault {
     /// Runs one subcommand to its end. A failure is printed here, as text or as JSON.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let output = self.place.output;
+        let (output, about) = (self.place.output, self.place.about());
         let result = match self.command {
             VaultCommand::Check(check) => check.run(&self.place).await,
             VaultCommand::Compact(compact) => compact.run(&self.place).await,
@@ -63,6 +68,6 @@ impl Vault {
             VaultCommand::Show(show) => show.run(&self.place).await,
             VaultCommand::Verify(verify) => verify.run(&self.place).await,
         };
-        result.map_err(|error| output::report(output, error))
+        result.map_err(|error| output::report(output, &about, error))
     }
 }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::path::Path;
 
 use clap::ValueEnum;
-use holdfast_vault::{ReadError, StoreError, VaultError};
+use holdfast_vault::{ReadError, StoreError, StoreErrorKind, VaultError};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -91,8 +92,9 @@ pub(crate) fn progress(output: Output, steps: Option<u64>, what: &'static str) -
 pub(crate) struct Failed {
     /// What is wrong, in one sentence.
     pub(crate) what: String,
-    /// The object, file or option that it is about; empty when `what` names it.
-    #[serde(rename = "where", skip_serializing_if = "String::is_empty")]
+    /// The object, file or option that it is about; empty for the vault (or the command line) as a whole, which is put in
+    /// before it is printed.
+    #[serde(rename = "where")]
     pub(crate) place: String,
     /// What to do.
     pub(crate) to_do: String,
@@ -107,11 +109,7 @@ impl Failed {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.what)?;
-        if !self.place.is_empty() {
-            write!(f, "\n  where: {}", self.place)?;
-        }
-        write!(f, "\n  what to do: {}", self.to_do)
+        write!(f, "{}\n  where: {}\n  what to do: {}", self.what, self.place, self.to_do)
     }
 }
 
@@ -163,49 +161,112 @@ impl DatabaseProblem {
 #[error("printed already")]
 pub(crate) struct Printed;
 
-/// Prints an error of a subcommand on standard error: text for people, JSON for programs.
-pub(crate) fn report(output: Output, error: anyhow::Error) -> anyhow::Error {
-    if error.is::<Printed>() {
-        return error;
+/// What a command is about when an error does not say so itself.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    /// Which vault, or the command line.
+    pub(crate) place: String,
+    /// It is a Vault object of a cluster: what is to be corrected stands in its spec and its Secrets, not in options.
+    pub(crate) object: bool,
+}
+
+impl About {
+    /// A command without a vault.
+    pub(crate) fn the_command_line() -> About {
+        About { place: "the command line".to_owned(), object: false }
     }
-    let failed = explain(&error);
-    let json = match output {
-        Output::Table => None,
-        Output::Json => serde_json::to_string(&serde_json::json!({ "error": &failed })).ok(),
-    };
-    match json {
-        Some(json) => eprintln!("{json}"),
-        None => eprintln!("holdfast: {failed}"),
+}
+
+/// Prints an error of a subcommand on standard error: text for people, JSON for programs.
+pub(crate) fn report(output: Output, about: &About, error: anyhow::Error) -> anyhow::Error {
+    if !error.is::<Printed>() {
+        explain(about, &error).print(output);
     }
     Printed.into()
 }
 
-fn explain(error: &anyhow::Error) -> Failed {
+impl Failed {
+    /// On standard error: text for people, one line of JSON (`{"error": {"what", "where", "toDo"}}`) for programs.
+    pub(crate) fn print(&self, output: Output) {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            error: &'a Failed,
+        }
+        match (output, serde_json::to_string(&Line { error: self })) {
+            (Output::Json, Ok(json)) => eprintln!("{json}"),
+            _ => eprintln!("holdfast: {self}"),
+        }
+    }
+}
+
+/// Reads a file that an option names.
+///
+/// # Errors
+/// It cannot be read, or is no text.
+pub(crate) fn read_file(path: &Path, option: &str) -> Result<String, Failed> {
+    let to_do = || format!("give a text file that can be read as {option}");
+    std::fs::read_to_string(path)
+        .map_err(|error| Failed::new(format!("cannot read the file: {error}"), path.display().to_string(), to_do()))
+}
+
+fn explain(about: &About, error: &anyhow::Error) -> Failed {
+    let failed = describe(about, error);
+    let place = if failed.place.is_empty() { about.place.clone() } else { failed.place };
+    Failed { place, ..failed }
+}
+
+fn describe(about: &About, error: &anyhow::Error) -> Failed {
     let what = format!("{error:#}");
     for cause in error.chain() {
         if let Some(failed) = cause.downcast_ref::<Failed>() {
             return Failed::new(&failed.what, &failed.place, &failed.to_do);
         }
         if let Some(error) = cause.downcast_ref::<VaultError>() {
-            return of_vault(what, error);
+            return of_vault(about, what, error);
         }
         if let Some(ReadError::Vault(error)) = cause.downcast_ref::<ReadError>() {
-            return of_vault(what, error);
+            return of_vault(about, what, error);
         }
         if let Some(error) = cause.downcast_ref::<StoreError>() {
-            return Failed::new(what, &error.target, error.hint());
+            return of_vault(about, what, &error.clone().into());
         }
     }
     Failed::new(what, "", "see `holdfast vault --help`")
 }
 
-fn of_vault(what: String, error: &VaultError) -> Failed {
+fn of_vault(about: &About, what: String, error: &VaultError) -> Failed {
     let place = match error {
-        VaultError::Damaged { key, .. } => key.clone(),
+        VaultError::Damaged { key, .. } | VaultError::NotIndexed { key, .. } => key.clone(),
+        VaultError::BadKey { what, .. } => what.clone(),
         VaultError::Store(error) => error.target.clone(),
         _ => String::new(),
     };
-    Failed::new(what, place, error.hint())
+    Failed::new(what, place, to_do(about, error))
+}
+
+/// The library speaks to an operator with a Vault object, which tries again; a person has options, and tries again himself.
+fn to_do(about: &About, error: &VaultError) -> &'static str {
+    let kind = match error {
+        VaultError::Store(error) => Some(error.kind),
+        _ => None,
+    };
+    match (error, kind) {
+        (_, Some(StoreErrorKind::Unreachable | StoreErrorKind::Damaged)) => {
+            "check the endpoint and the network, and give the command again"
+        }
+        (_, Some(StoreErrorKind::Throttled)) => "give the command again later, with less at the same time",
+        _ if about.object => error.hint(),
+        (VaultError::BadCredentials { .. }, _) | (_, Some(StoreErrorKind::Credentials)) => {
+            "check the access key and the secret: in the folder that --credentials names, else in the environment"
+        }
+        (VaultError::NoSuchBucket { .. }, _) | (_, Some(StoreErrorKind::NoSuchBucket)) => {
+            "correct --bucket or --endpoint, or create the bucket with Object Lock enabled"
+        }
+        (VaultError::BadConfig { .. }, _) => {
+            "correct what the message names on the command line (--help lists the options)"
+        }
+        _ => error.hint(),
+    }
 }
 
 #[cfg(test)]
@@ -244,12 +305,24 @@ mod tests {
     }
 
     #[test]
+    fn what_to_correct_is_an_option_or_the_vault_object() {
+        let error = || VaultError::BadConfig { reason: "r".into() };
+        let about = |object| About { place: "p".into(), object };
+        assert!(explain(&about(false), &error().into()).to_do.contains("command line"));
+        assert_eq!(explain(&about(true), &error().into()).to_do, error().hint());
+        let (kind, detail) = (StoreErrorKind::Unreachable, String::new());
+        let away = StoreError { kind, operation: "GetObject", target: "b".into(), detail };
+        assert!(explain(&about(true), &away.into()).to_do.contains("give the command again"));
+    }
+
+    #[test]
     fn errors_say_what_where_and_what_to_do() {
         let error = VaultError::Damaged { key: "p/v1/k".into(), error: ObjectError::Signature };
-        let failed = explain(&anyhow::Error::from(error).context("verifying"));
+        let about = About { place: "bucket b".into(), object: false };
+        let failed = explain(&about, &anyhow::Error::from(error).context("verifying"));
         assert_eq!(failed.place, "p/v1/k");
         assert!(failed.what.starts_with("verifying: ") && failed.to_do.contains("copy"), "{failed}");
-        let failed = explain(&Failed::new("a", "b", "c").into());
-        assert_eq!(failed.to_string(), "a\n  where: b\n  what to do: c");
+        let failed = explain(&about, &Failed::new("a", "", "c").into());
+        assert_eq!(failed.to_string(), "a\n  where: bucket b\n  what to do: c");
     }
 }

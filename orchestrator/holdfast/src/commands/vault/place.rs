@@ -3,15 +3,15 @@
 use std::env;
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use holdfast_operator::vault_access::{self, ClusterVault};
 use holdfast_vault::{
     CredentialsSource, DEFAULT_CHUNK_RETENTION_DAYS, Identities, Recipients, TrustedWriter, Vault, VaultConfig,
+    VaultError,
 };
 use url::Url;
 
-use super::output::{Failed, Output};
+use super::output::{About, Failed, Output, read_file};
 
 /// Which vault, and how to print.
 #[derive(Debug, Args)]
@@ -72,6 +72,30 @@ pub(crate) struct Where {
 }
 
 impl Where {
+    /// Which vault, for an error that does not name it.
+    pub(crate) fn about(&self) -> About {
+        let namespace = self.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+        let prefix = if self.prefix.is_empty() { String::new() } else { format!(", prefix {}", self.prefix) };
+        let place = match (&self.vault, &self.store, &self.bucket) {
+            (Some(name), ..) => format!("Vault {namespace}{name}"),
+            (_, Some(url), _) => format!("{url}{prefix}"),
+            (_, _, Some(bucket)) => {
+                let endpoint = self.endpoint.as_ref().map(|url| format!(" at {url}")).unwrap_or_default();
+                format!("bucket {bucket}{endpoint}{prefix}")
+            }
+            _ => return About::the_command_line(),
+        };
+        About { place, object: self.vault.is_some() }
+    }
+
+    /// # Errors
+    /// The vault is in a folder or another store that has no versions, no locks and no clock.
+    pub(crate) fn needs_s3(&self) -> Result<(), Failed> {
+        let Some(url) = &self.store else { return Ok(()) };
+        let what = "a vault opened by --store has neither versions nor locks nor a clock that this could look at";
+        Err(Failed::new(what, url.as_str(), "give --bucket, or --vault; `holdfast vault verify` reads this one"))
+    }
+
     /// The vault; sends no request to it (a Vault object is read from the cluster).
     ///
     /// # Errors
@@ -119,7 +143,10 @@ impl Where {
 
     async fn in_cluster(&self) -> anyhow::Result<ClusterVault> {
         let name = self.vault.as_deref().unwrap_or_default();
-        let client = kube::Client::try_default().await.context("no cluster to ask; set KUBECONFIG")?;
+        let client = kube::Client::try_default().await.map_err(|error| {
+            let to_do = "set KUBECONFIG, or give --bucket with --credentials, or --store";
+            Failed::new(format!("there is no cluster to ask for the Vault object: {error}"), "", to_do)
+        })?;
         let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let endpoint = self.endpoint()?;
         vault_access::from_cluster(&client, &namespace, name, endpoint.as_ref().map(Url::as_str)).await.map_err(
@@ -166,8 +193,11 @@ impl Where {
         if let Some(file) = &self.writers {
             let place = || file.display().to_string();
             let to_do = "give a list with name, publicKey and perhaps notAfter for each, as under `writers` in a Vault";
-            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", place()))?;
-            let listed: Vec<TrustedWriter> = serde_norway::from_str(&text)
+            let text = read_file(file, "--writers")?;
+            // A parser repeats what it finds, and that may be a private key.
+            let listed = serde_norway::from_str::<Vec<serde_json::Map<_, _>>>(&text)
+                .map_err(|_| Failed::new("this is no list of writers", place(), to_do))?;
+            let listed: Vec<TrustedWriter> = serde_json::from_value(listed.into())
                 .map_err(|error| Failed::new(format!("this is no list of writers: {error}"), place(), to_do))?;
             if listed.is_empty() {
                 // Nobody on a list would mean everybody.
@@ -180,8 +210,7 @@ impl Where {
 
     fn ca_bundle(&self) -> anyhow::Result<Option<String>> {
         let Some(file) = &self.ca_file else { return Ok(None) };
-        let read = std::fs::read_to_string(file);
-        Ok(Some(read.with_context(|| format!("cannot read the CA bundle {}", file.display()))?))
+        Ok(Some(read_file(file, "--ca-file")?))
     }
 
     fn credentials_source(&self) -> anyhow::Result<CredentialsSource> {
@@ -196,6 +225,29 @@ impl Where {
         let to_do = "give --credentials DIR, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
         Err(Failed::new("there are no credentials for the bucket", "", to_do).into())
     }
+}
+
+/// The database that was named, or all there are: one at least.
+///
+/// # Errors
+/// The named one is not there, or there is none at all: the prefix may be mistyped, and then nothing would be looked at for
+/// ever.
+pub(crate) async fn databases(vault: &Vault, named: Option<&str>) -> anyhow::Result<Vec<String>> {
+    if let Some(name) = named {
+        let found = vault.database(name)?.identity().await;
+        return match found {
+            Ok(None) => Err(VaultError::UnknownDatabase { name: name.to_owned() }.into()),
+            // Whoever looks at it has more to say about that.
+            Ok(Some(_)) | Err(VaultError::Damaged { .. }) => Ok(vec![name.to_owned()]),
+            Err(error) => Err(error.into()),
+        };
+    }
+    let names = vault.databases().await?;
+    if names.is_empty() {
+        let to_do = "check the bucket and --prefix; a ProtectedDatabase that has started appears here";
+        return Err(Failed::new("there is no database in this vault", "", to_do).into());
+    }
+    Ok(names)
 }
 
 /// What a person says, else the environment, in the order of the AWS tools.

@@ -127,7 +127,7 @@ async fn show_run(vault: &Vault, run: &str, output: Output) -> anyhow::Result<()
     let records = vault.journal(run)?.load().await?;
     if records.is_empty() {
         let to_do = "give a key with slashes, the id of a backup, or the uid of a Failover or Drill";
-        return Err(Failed::new(format!("no backup and no run is named `{run}`"), vault.root(), to_do).into());
+        return Err(Failed::new(format!("no backup and no run is named `{run}`"), "", to_do).into());
     }
     if output == Output::Json {
         let json = |r: &holdfast_vault::JournalRecord| serde_json::json!({ "n": r.n, "writtenAt": r.written_at, "sha256": r.sha256, "entry": r.entry });

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Args;
 use holdfast_vault::{
     Budget, Finding, Identities, KeyWalk, Moments, SharedVerdict, Vault, VaultError, Verdict, Verifier, VerifyOptions,
@@ -10,7 +9,7 @@ use holdfast_vault::{
 };
 use serde::Serialize;
 
-use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, print_json, progress};
+use super::{DatabaseProblem, Failed, Output, Printed, Table, Where, bytes_text, databases, print_json, progress};
 
 /// Between two looks at the progress bar.
 const STEP: Budget = Budget { bytes: 32 << 20, requests: 256 };
@@ -93,14 +92,7 @@ impl Verify {
             return Err(Failed::new(what, "--sample", "give a number from 0 to 100").into());
         }
         let (vault, identities) = (place.open().await?, place.identities().await?);
-        let names = match &self.database {
-            Some(name) => vec![name.clone()],
-            None => vault.databases().await?,
-        };
-        if names.is_empty() {
-            let to_do = "check the bucket and --prefix";
-            return Err(Failed::new("there is no database in this vault", vault.root(), to_do).into());
-        }
+        let names = databases(&vault, self.database.as_deref()).await?;
         let mut lines = Vec::new();
         for name in &names {
             match self.scrub(&vault, name, identities.clone(), place.output).await {
@@ -127,9 +119,12 @@ impl Verify {
         let bar = progress(output, None, "verify journals, plans and evidence");
         let options =
             VerifyOptions { locks: !self.no_locks, parallel: self.parallel.max(1), ..VerifyOptions::default() };
-        let verdict = vault.verify_shared(&options, &|totals| bar.set_position(totals.objects)).await?;
+        let mut verifier = vault.shared_verifier(options);
+        while !verifier.step(STEP).await? {
+            bar.set_position(verifier.totals().objects);
+        }
         bar.finish_and_clear();
-        Ok(verdict)
+        Ok(verifier.verdict())
     }
 
     /// Scrubs one database; none when the budget ended it.
@@ -175,7 +170,7 @@ impl Verify {
         }
         bar.finish_and_clear();
         if let Some(path) = &self.resume {
-            std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+            std::fs::remove_file(path).map_err(|error| Self::resume_failed("removed", path, &error))?;
         }
         Ok(Some(verifier.verdict()))
     }
@@ -193,12 +188,14 @@ impl Verify {
     /// Replaces the file as a whole, so that a crash leaves the old one or the new one.
     fn keep(&self, state: &VerifyState) -> anyhow::Result<()> {
         let Some(path) = &self.resume else { return Ok(()) };
-        let write = |path: &Path| -> anyhow::Result<()> {
-            let new = path.with_extension("new");
-            std::fs::write(&new, serde_json::to_vec(state)?)?;
-            Ok(std::fs::rename(&new, path)?)
-        };
-        write(path).with_context(|| format!("cannot write {}", path.display()))
+        let (new, bytes) = (path.with_extension("new"), serde_json::to_vec(state)?);
+        let written = std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, path));
+        Ok(written.map_err(|error| Self::resume_failed("written", path, &error))?)
+    }
+
+    fn resume_failed(what: &str, path: &Path, error: &std::io::Error) -> Failed {
+        let to_do = "give a file in a folder that can be written to as --resume";
+        Failed::new(format!("where the scrub stands cannot be {what}: {error}"), path.display().to_string(), to_do)
     }
 
     fn said_where(&self, verifier: &Verifier, output: Output) -> anyhow::Result<()> {
