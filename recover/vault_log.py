@@ -356,10 +356,16 @@ class Trust:
         else:
             writer = (item.header.get("voucher") or {}).get("key")
             self.writers[item.owner] = writer
+        self.admits(item, writer, self.stored.get(item.key))
+        for written in item.subject.get("written") or [] if item.kind == "segment" else ():  # The chunks that it is made of.
+            stored = written.get("stored")
+            self.admits(item, bech32(written["writer"]).hex(), moment(stored) if stored else None)
+
+    def admits(self, item, writer, stored):
         if writer not in self.keys:
             raise Untrusted(item.key, f"signed for by {writer or 'nobody'}, who is not among the trusted writers")
         until = self.keys[writer]
-        if until and not (item.key in self.stored and self.stored[item.key] <= until):
+        if until and not (stored and stored <= until):
             raise Untrusted(item.key, f"stored after its writer's key was revoked ({until})", "restore to before that time")
 
 

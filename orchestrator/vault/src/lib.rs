@@ -61,7 +61,7 @@ pub use log::walk::Cursor;
 pub use log::writing::{LogWriter, RunningWriter};
 pub use object::{Hash, Lineage, Nonce, ObjectError, SealKind};
 pub use seal::{Identities, Recipients, generate_identity};
-pub use segment::{ArchiveError, ArchiveOptions, ArchiveStep, Archiver, Segment, SegmentLink, Through};
+pub use segment::{ArchiveError, ArchiveOptions, ArchiveStep, Archiver, Segment, SegmentLink, Through, WrittenBy};
 pub use store::{StoreError, StoreErrorKind, Traffic};
 pub use trust::{Distrust, Trust, TrustedWriter, Voucher, WriterKey, WriterPublic};
 pub use vault::Vault;

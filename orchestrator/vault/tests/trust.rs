@@ -10,9 +10,9 @@ use common::{Fixture, append, durable, origin, small_segments, wal};
 use holdfast_test_postgres::SeaweedFS;
 use holdfast_vault::store::{MemoryStore, S3Store, Store};
 use holdfast_vault::{
-    BackupMeta, CensusOptions, ClaimError, CredentialsSource, Distrust, Identities, JournalError, ObjectError,
-    ReadError, ReadEvent, RunningWriter, TakeoverError, TakeoverOptions, TakerState, Trust, TrustedWriter, Vault,
-    VaultConfig, VaultError, WriterKey, generate_identity,
+    ArchiveOptions, ArchiveStep, BackupMeta, CensusOptions, ClaimError, CredentialsSource, Distrust, Identities,
+    JournalError, ObjectError, ReadError, ReadEvent, RunningWriter, TakeoverError, TakeoverOptions, TakerState, Trust,
+    TrustedWriter, Vault, VaultConfig, VaultError, WriterKey, generate_identity,
 };
 use holdfast_wal::{Lsn, TimelineId};
 use jiff::Timestamp;
@@ -269,6 +269,51 @@ async fn a_writer_key_is_rotated_without_loss() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_key_is_rotated_without_loss_on_a_real_store() {
     rotation(World::seaweedfs().await).await;
+}
+
+/// What a stolen key wrote is in segments by the time that anybody notices, and its chunks are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_counts_as_long_as_the_chunks_that_it_is_made_of() {
+    let world = World::memory();
+    let (a, b) = (WriterKey::generate(), WriterKey::generate());
+    let until = |until| only(&[("a", &a, until), ("b", &b, None)]);
+    let segment = small_segments() as usize;
+    let fixture = Fixture::new(world.site(Some(&a), until(None)), small_segments()).await;
+    let (start, writer) = fixture.writer().await;
+    let honest = write(&writer, start, 2 * segment + 1000).await;
+    world.pass().await;
+    let t = world.now().await;
+    world.pass().await;
+    let end = write(&writer, honest, 2 * segment).await;
+    writer.close().await;
+    // Of the theft the archiver, which has a key of its own, was not told.
+    let archiving = seen(&fixture, world.site(Some(&b), until(None)));
+    let (identities, recipients) = (fixture.identities.clone(), fixture.recipients.clone());
+    let options = ArchiveOptions { look_every: Duration::from_millis(50), ..ArchiveOptions::default() };
+    let mut archiver = archiving.database.archiver(identities, recipients, options).await.unwrap();
+    while !matches!(archiver.step().await.unwrap(), ArchiveStep::AtEnd(_)) {}
+    archiver.finish().await.unwrap();
+
+    // While the chunks stand, what was stored by T counts to the byte.
+    let told = seen(&fixture, world.site(Some(&b), until(Some(t))));
+    let (read, error) = read_to_refusal(&told).await;
+    assert!(read == wal(start, 2 * segment + 1000, 0), "{} bytes before {error}", read.len());
+    assert_eq!(refused(&error).0, log_key(1, honest));
+    // When they are gone, all segments do that hold nothing that was stored later.
+    let memory = world.memory.as_ref().unwrap();
+    memory.advance(Duration::from_secs(9 * 24 * 60 * 60));
+    let swept = archiving.database.sweep(&**memory, false, &|_, _| {}).await.unwrap();
+    assert!(swept.deleted().0 > 4, "{swept:?}");
+    assert!(archiving.read(start, end).await == wal(start, 4 * segment + 1000, 0), "unrevoked, all of it counts");
+    let (read, error) = read_to_refusal(&told).await;
+    assert!(read == wal(start, 2 * segment, 0), "{} bytes before {error}", read.len());
+    let third = Lsn(start.0 + 2 * small_segments());
+    let key = format!("t/v1/db/billing/segment/{:016X}-{:08X}/{}", 0, 1, third.hex16());
+    let (named, why) = refused(&error);
+    assert_eq!(named, key);
+    assert!(matches!(why, Distrust::Revoked { name, stored: Some(at), .. } if name == "a" && *at > t), "{why:?}");
+    // A position before it is restored as if nothing had happened.
+    assert!(told.read(start, third).await == wal(start, 2 * segment, 0), "before the theft");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -204,8 +204,13 @@ impl LogAccess {
     /// fit is left to a step.
     async fn leap(&self, cursor: &mut Cursor) -> Result<usize, VaultError> {
         let found = self.ahead(just_before(cursor.position()), LEAP).await?;
-        let fetch = |(at, _)| async move { (at, self.front(&self.key(at)).await) };
-        let mut fronts = std::pin::pin!(futures::stream::iter(found).map(fetch).buffered(LEAP / 4));
+        self.leap_over(cursor, found.into_iter().map(|(at, _)| at).collect()).await
+    }
+
+    /// The same of what stands at these places.
+    pub(crate) async fn leap_over(&self, cursor: &mut Cursor, places: Vec<Position>) -> Result<usize, VaultError> {
+        let fetch = |at| async move { (at, self.front(&self.key(at)).await) };
+        let mut fronts = std::pin::pin!(futures::stream::iter(places).map(fetch).buffered(LEAP / 4));
         let mut moved = 0;
         while let Some((at, front)) = fronts.next().await {
             if at != cursor.position() {

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::VaultError;
-use crate::fetch::{self, damaged};
+use crate::fetch::{self, damaged, retrying};
 use crate::keys::Position;
 use crate::log::access::LogAccess;
 use crate::log::incarnation::Incarnation;
@@ -27,7 +27,7 @@ use crate::object::{
     decode_stored_header, encode_header,
 };
 use crate::segment::SegmentLink;
-use crate::store::Object;
+use crate::store::{Object, VersionsMarker, VersionsRequest};
 use crate::trust::WriterPublic;
 
 /// Indexes read at the same time, once one did not hold: whoever could put one could put many.
@@ -259,7 +259,32 @@ fn follows(index: &Index, before: &StoredIndex) -> Result<(), ObjectError> {
 impl LogAccess {
     /// The newest index; none when the log has none.
     pub(crate) async fn newest_index(&self) -> Result<Option<StoredIndex>, VaultError> {
-        self.newest_index_after(self.listed_index().await?).await
+        let listed = self.last_indexes().await?;
+        if let Some(last) = listed.last()
+            && let Some(found) = self.last_of_all(*last).await?
+        {
+            return Ok(Some(found));
+        }
+        self.newest_index_after(self.listed_index(listed).await?).await
+    }
+
+    /// Index `n`, if one look at its versions and at those of the number after it shows that it is the newest: one request
+    /// less than asking for both, and believed as much. None: it is not, it does not hold, or somebody touched it.
+    async fn last_of_all(&self, n: u64) -> Result<Option<StoredIndex>, VaultError> {
+        let (key, next) = (self.keys.index(n), self.keys.index(n.saturating_add(1)));
+        let same = key.bytes().zip(next.bytes()).take_while(|(a, b)| a == b).count();
+        let after = n.checked_sub(1).map(|n| VersionsMarker { key: self.keys.index(n), id: None });
+        let request = VersionsRequest { prefix: &key[..same], after: after.as_ref(), limit: 3 };
+        let page = retrying(|| self.store.list_versions(request.clone())).await?;
+        let [only] = page.versions.as_slice() else { return Ok(None) };
+        if page.next.is_some() || only.key != key || only.is_delete_marker || on(Mutant::OldIndex) {
+            return Ok(None);
+        }
+        let Some(object) = retrying(|| self.store.get_front(&key, MAX_HEADER_BLOCK_LEN)).await? else {
+            return Ok(None);
+        };
+        let is_only = object.version_id.as_ref().is_none_or(|read| *read == only.id);
+        Ok(self.check_object(n, None, &object).ok().filter(|_| is_only))
     }
 
     /// The newest index, from one that is known on: the next is asked for until there is none, however many of them do
@@ -270,7 +295,8 @@ impl LogAccess {
     ) -> Result<Option<StoredIndex>, VaultError> {
         if on(Mutant::OldIndex) {
             let newer = |listed: &StoredIndex| newest.as_ref().is_none_or(|newest| newest.index.n < listed.index.n);
-            return Ok(self.listed_index().await?.filter(newer).or(newest));
+            let listed = self.last_indexes().await?;
+            return Ok(self.listed_index(listed).await?.filter(newer).or(newest));
         }
         let (mut next, mut at_once) = (newest.as_ref().map_or(0, |newest| newest.index.n.saturating_add(1)), 1);
         loop {
@@ -294,8 +320,7 @@ impl LogAccess {
     }
 
     /// The newest of the indexes that listings show and that hold: a hint of where to ask for the next.
-    async fn listed_index(&self) -> Result<Option<StoredIndex>, VaultError> {
-        let listed = self.last_indexes().await?;
+    async fn listed_index(&self, listed: Vec<u64>) -> Result<Option<StoredIndex>, VaultError> {
         let Some(last) = listed.last().copied() else { return Ok(None) };
         if let Some(found) = self.last_that_holds(listed).await? {
             return Ok(Some(found));

@@ -22,6 +22,8 @@ const PAGE: usize = 1000;
 const CANDIDATES: usize = 16;
 /// Listings in search of the end of a folder; each halves what is left.
 const MAX_PROBES: usize = 80;
+/// Objects read side by side between the place that a chunk leads to and the chunk: more than a writer has in flight.
+const MAX_BETWEEN: usize = 16;
 /// Objects looked at, going back, for the stretches of an overlap check.
 const MAX_BACK: usize = 64;
 
@@ -63,15 +65,36 @@ impl LogAccess {
         let (base, indexed) = (self.base(known.index.as_ref())?, known.index.is_some());
         let newest = self.newest_places(base.position(), indexed).await?;
         let listed = newest.last().copied().unwrap_or(just_before(base.position()));
-        for at in newest.into_iter().rev().take(CANDIDATES) {
+        for at in newest.iter().copied().rev().take(CANDIDATES) {
             if at <= base.position() {
                 break;
             }
-            if let Some(cursor) = self.begin_by(at, &base, indexed).await? {
+            if let Some((begun, found)) = self.begin_by(at, &base, indexed).await? {
+                let cursor = self.up_to(begun, &newest, (at, &found)).await?;
                 return Ok(Near { cursor, known, listed });
             }
         }
         Ok(Near { cursor: base, known, listed })
+    }
+
+    /// From a place to behind the object that led to it, which is in hand: over what its writer had in flight before it. A
+    /// listing shows where that stands, so it is read side by side.
+    async fn up_to(
+        &self,
+        mut cursor: Cursor,
+        listed: &[Position],
+        (at, found): (Position, &Decoded),
+    ) -> Result<Cursor, VaultError> {
+        let between = |place: &Position| cursor.position() <= *place && *place < at;
+        let between: Vec<Position> = listed.iter().copied().filter(between).take(MAX_BETWEEN).collect();
+        if between.first() == Some(&cursor.position()) {
+            self.leap_over(&mut cursor, between).await?;
+        }
+        if cursor.position() == at && self.check_fresh("", found).is_ok() {
+            // What does not fit is left to the walk.
+            let _ = cursor.apply(found);
+        }
+        Ok(cursor)
     }
 
     /// Where every walk may begin: the newest index, or the beginning of the log.
@@ -171,43 +194,44 @@ impl LogAccess {
 
     async fn begin_reading(&self, at: Position, kept: &Cursor, indexed: bool) -> Result<Option<Cursor>, VaultError> {
         if at >= kept.position() {
-            return self.begin_by(at, kept, indexed).await;
+            return Ok(self.begin_by(at, kept, indexed).await?.map(|(cursor, _)| cursor));
         }
         // Where chunks may have been deleted, a seal may be the work of somebody who slept; an owner's chunk is not.
         let genesis = self.genesis();
-        let cursor = self.begin_by(at, &genesis, false).await?;
-        Ok(cursor.filter(|cursor| cursor.opened_by().is_none_or(|seal| seal.at != at)))
+        let begun = self.begin_by(at, &genesis, false).await?.map(|(cursor, _)| cursor);
+        Ok(begun.filter(|cursor| cursor.opened_by().is_none_or(|seal| seal.at != at)))
     }
 
-    /// A place to begin that the object at `at` leads to; none when it leads to none. Of what stands behind an index
-    /// only that counts which hangs together with the place in it; without an index no key ever came free.
-    async fn begin_by(&self, at: Position, base: &Cursor, indexed: bool) -> Result<Option<Cursor>, VaultError> {
+    /// A place to begin that the object at `at` leads to, and that object; none when it leads to none. Of the seals that
+    /// stand behind an index only those count which hang together with the place in it; without an index no key ever came
+    /// free. An owner's chunk says as much of the seal that opened its epoch: it is written only after a walk from the newest
+    /// index has met that seal (rule 17).
+    async fn begin_by(
+        &self,
+        at: Position,
+        base: &Cursor,
+        indexed: bool,
+    ) -> Result<Option<(Cursor, Decoded)>, VaultError> {
         // What is damaged or foreign here is no place to begin; a walk that meets it on the chain names it.
         let Ok(Some(found)) = ignore_damage(self.header_at(at).await)? else { return Ok(None) };
         if !stands_at(&found, at) {
             return Ok(None);
         }
         let begun = match &found.header.subject {
-            Subject::Seal(_) if !self.is_oldest(&self.key(at), &found).await? => return Ok(None),
+            Subject::Seal(seal) if seal.ahead && !on(Mutant::BeginAtAhead) => None,
+            Subject::Seal(_) if !self.is_oldest(&self.key(at), &found).await? => None,
             Subject::Seal(_) => self.after(&found, base, indexed).await?,
             Subject::Chunk(chunk) if Some(chunk.opened_by) == base.opened_by().map(|seal| seal.at) => {
-                Some(base.clone())
+                base.clone().leap(&found).ok()
             }
-            Subject::Chunk(chunk) => match self.opener(chunk.opened_by).await? {
-                Some(seal) => self.after(&seal, base, indexed).await?,
-                None => None,
-            },
+            Subject::Chunk(chunk) if indexed && chunk.opened_by < base.position() => None,
+            Subject::Chunk(chunk) => {
+                let seal = self.opener(chunk.opened_by, &found).await?;
+                seal.and_then(|seal| Cursor::before_chunk(self.facts.clone(), &found, &seal).ok())
+            }
             _ => None,
         };
-        let Some(begun) = begun else { return Ok(None) };
-        let Subject::Chunk(_) = &found.header.subject else { return Ok(Some(begun)) };
-        Ok(begun.leap(&found).ok().map(|mut cursor| {
-            // Nothing between: one request less.
-            if cursor.position() == at && self.check_fresh("", &found).is_ok() {
-                let _ = cursor.apply(&found);
-            }
-            cursor
-        }))
+        Ok(begun.map(|begun| (begun, found)))
     }
 
     /// The place after a seal, if it is on the chain from `base` on.
@@ -218,8 +242,8 @@ impl LogAccess {
         Ok(Cursor::after_seal(self.facts.clone(), seal).ok())
     }
 
-    /// Whether a seal beyond `base` follows from it: its links lead back to the place, or to a chunk of the place's
-    /// owner beyond it, over seals that do so too.
+    /// Whether a seal beyond `base` follows from it: its links lead back, over seals, to the place or to a chunk beyond it
+    /// (which says as much of the seal before it).
     async fn hangs_together(&self, seal: &Decoded, base: &Cursor) -> Result<bool, VaultError> {
         let mut seal = seal.clone();
         for _ in 0..MAX_OPENERS {
@@ -238,10 +262,8 @@ impl LogAccess {
                 Subject::Chunk(_) if link.at.epoch == base.position().epoch => {
                     return Ok(base.clone().leap(&before).is_ok());
                 }
-                Subject::Chunk(chunk) => match self.opener(chunk.opened_by).await? {
-                    Some(opener) if Cursor::before_chunk(self.facts.clone(), &before, &opener).is_ok() => opener,
-                    _ => return Ok(false),
-                },
+                // The seal's maker walked over it, so it is by the owner of its epoch, and that is on the chain.
+                Subject::Chunk(chunk) => return Ok(stands_at(&before, link.at) && chunk.opened_by >= base.position()),
                 _ => return Ok(false),
             };
         }
@@ -258,11 +280,16 @@ impl LogAccess {
         Ok(oldest.and_then(|object| decode_stored_header(&object).ok()).filter(named))
     }
 
-    /// The seal that opened an epoch: the oldest version at its place.
-    async fn opener(&self, at: Position) -> Result<Option<Decoded>, VaultError> {
+    /// The seal at `at` that opened the epoch of a chunk. One by the chunk's maker is the first version of its key: nobody
+    /// writes chunks before that is known. Else the oldest version.
+    async fn opener(&self, at: Position, chunk: &Decoded) -> Result<Option<Decoded>, VaultError> {
+        let owner = |of: &Decoded| (of.header.nonce, of.header.key);
+        let opens = |seal: &Decoded| stands_at(seal, at) && owner(seal) == owner(chunk);
+        if let Some(newest) = ignore_damage(self.header_at(at).await)?.ok().flatten().filter(opens) {
+            return Ok(Some(newest));
+        }
         let object = fetch::oldest(&*self.store, &self.key(at)).await?;
-        let seal = object.and_then(|object| decode_stored_header(&object).ok());
-        Ok(seal.filter(|seal| stands_at(seal, at)))
+        Ok(object.and_then(|object| decode_stored_header(&object).ok()).filter(opens))
     }
 
     /// Whether the chain goes on after a seal that stands where chunks may have been deleted, before the place `kept`. A
@@ -332,7 +359,10 @@ impl LogAccess {
             let request = ListRequest { prefix: &prefix, after: &after, limit: PAGE, folders: false };
             let listing = retrying(|| self.store.list(request.clone())).await?;
             if !listing.more {
-                return Ok(listing.entries.iter().filter_map(|entry| self.keys.parse(&entry.key)).collect());
+                return Ok(self.places(&listing.entries));
+            }
+            if let Some(newest) = self.newest_guessed(&listing.entries).await? {
+                return Ok(newest);
             }
         }
         for epoch in self.epochs_after(indexed.then_some(base.epoch)).await?.into_iter().rev() {
@@ -342,6 +372,25 @@ impl LogAccess {
             }
         }
         if indexed { self.newest_keys(base.epoch).await } else { Ok(Vec::new()) }
+    }
+
+    fn places(&self, entries: &[Entry]) -> Vec<Position> {
+        entries.iter().filter_map(|entry| self.keys.parse(&entry.key)).collect()
+    }
+
+    /// The newest places, if they are about where they must be when the log has grown as fast since as on this page.
+    async fn newest_guessed(&self, page: &[Entry]) -> Result<Option<Vec<Position>>, VaultError> {
+        let Some(last) = self.places(page).last().copied() else { return Ok(None) };
+        let of_epoch = |entry: &&Entry| self.keys.parse(&entry.key).is_some_and(|at| at.epoch == last.epoch);
+        let entries: Vec<Entry> = page.iter().filter(of_epoch).cloned().collect();
+        let page = Page::of(&entries, true, &|key| self.keys.parse(key).map(|at| at.start.0));
+        let Some(guess) = page.guess(self.store.now()) else { return Ok(None) };
+        let (prefix, after) = (self.keys.log(), self.key(Position { start: Lsn(guess), ..last }));
+        let request = ListRequest { prefix: &prefix, after: &after, limit: PAGE, folders: false };
+        let listing = retrying(|| self.store.list(request.clone())).await?;
+        let newest = self.places(&listing.entries);
+        // A few far behind all others are seals put ahead of the tail.
+        Ok((!listing.more && newest.len() >= CANDIDATES).then_some(newest))
     }
 
     /// The newest places of an epoch.
@@ -412,10 +461,7 @@ impl LogAccess {
     ) -> Result<Page, VaultError> {
         let request = ListRequest { prefix, after, limit: PAGE, folders: false };
         let listing = retrying(|| self.store.list(request.clone())).await?;
-        let numbers: Vec<u64> = listing.entries.iter().filter_map(|entry| parse(&entry.key)).collect();
-        let time = |entry: Option<&Entry>| entry.and_then(|entry| entry.last_modified);
-        let times = time(listing.entries.first()).zip(time(listing.entries.last()));
-        Ok(Page { numbers, times, more: listing.more })
+        Ok(Page::of(&listing.entries, listing.more, parse))
     }
 
     /// The newest stored stretches that end at or below `start`, oldest first: at least `bytes`, if the log has so
@@ -483,6 +529,13 @@ struct Page {
 }
 
 impl Page {
+    fn of(entries: &[Entry], more: bool, parse: &dyn Fn(&str) -> Option<u64>) -> Page {
+        let numbers = entries.iter().filter_map(|entry| parse(&entry.key)).collect();
+        let time = |entry: Option<&Entry>| entry.and_then(|entry| entry.last_modified);
+        let times = time(entries.first()).zip(time(entries.last()));
+        Page { numbers, times, more }
+    }
+
     /// How far its numbers reach.
     fn span(&self) -> u64 {
         self.numbers.last().zip(self.numbers.first()).map_or(0, |(last, first)| last.saturating_sub(*first))

@@ -50,13 +50,13 @@ impl LogAccess {
         recipients: &Recipients,
         options: ClaimOptions,
     ) -> Result<LogWriter, ClaimError> {
-        let Near { cursor, mut known, .. } = self.near_end().await?;
+        let Near { cursor, mut known, listed } = self.near_end().await?;
         let mut core = ClaimCore::new(me.clone(), attached.clone(), options, cursor);
         let won = loop {
             let at = core.cursor().position();
             match core.wish().map_err(damaged(&self.key(at)))? {
                 ClaimWish::Walk => {
-                    core.walked(self.walk_on(&mut known, core.cursor().clone(), Sure::Yes, u32::MAX).await?);
+                    core.walked(self.walk_on(&mut known, core.cursor().clone(), Sure::Beyond(listed), u32::MAX).await?);
                 }
                 ClaimWish::Put(object) => {
                     let answer: SealAnswer = self.put_seal(at, &object).await?;

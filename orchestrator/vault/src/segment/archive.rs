@@ -289,7 +289,7 @@ impl Archiver {
         let step = match event {
             ReadEvent::Wal { timeline, start, data } => {
                 let end = Lsn(start.0 + data.len() as u64);
-                self.ready.extend(self.compactor.wal(timeline, start, data, &place));
+                self.ready.extend(self.compactor.wal(timeline, (start, data), self.reader.stored(), &place));
                 ArchiveStep::Read(end)
             }
             ReadEvent::Seal(seal) => {

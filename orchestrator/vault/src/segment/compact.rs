@@ -3,8 +3,9 @@
 
 use bytes::Bytes;
 use holdfast_wal::{Lsn, TimelineId};
+use jiff::Timestamp;
 
-use super::{MAX_TURNS, Segment, SegmentLink, Through};
+use super::{MAX_TURNS, MAX_WRITTEN, Segment, SegmentLink, Through, WrittenBy};
 use crate::keys::SegmentLine;
 use crate::log::types::SealSummary;
 use crate::log::walk::Cursor;
@@ -36,6 +37,7 @@ struct Open {
     start: Lsn,
     end: Lsn,
     pieces: Vec<Bytes>,
+    written: Vec<WrittenBy>,
     after: Cursor,
 }
 
@@ -73,14 +75,21 @@ impl Compactor {
         self.cut_at.is_some()
     }
 
-    /// A chunk was met. `after` is the place after it.
-    pub(crate) fn wal(&mut self, timeline: TimelineId, start: Lsn, data: Bytes, after: &Cursor) -> Vec<Ready> {
+    /// A chunk was met, which the store made at `stored`. `after` is the place after it.
+    pub(crate) fn wal(
+        &mut self,
+        timeline: TimelineId,
+        (start, data): (Lsn, Bytes),
+        stored: Option<Timestamp>,
+        after: &Cursor,
+    ) -> Vec<Ready> {
         let line = SegmentLine { branch: self.branch, timeline };
         let len = data.len() as u64;
         let end = Lsn(start.0 + len);
         let mut ready = Vec::new();
         let follows = |open: &Open| {
-            open.line == line && open.end == start && open.end.0 - open.start.0 + len <= MAX_SEGMENT_BYTES
+            let long = open.end.0 - open.start.0 + len > MAX_SEGMENT_BYTES;
+            open.line == line && open.end == start && !long && open.written.len() < MAX_WRITTEN
         };
         if self.open.as_ref().is_some_and(|open| !follows(open)) {
             ready.extend(self.flush());
@@ -93,8 +102,12 @@ impl Compactor {
             start,
             end: start,
             pieces: Vec::new(),
+            written: Vec::new(),
             after: after.clone(),
         });
+        if let Some(writer) = after.opened_by().and_then(|seal| seal.writer) {
+            WrittenBy::add(&mut open.written, writer, stored);
+        }
         open.pieces.push(data);
         (open.end, open.after) = (end, after.clone());
         if end.segment_offset(self.segment_size) == 0 || self.cut_at.is_some_and(|cut| end >= cut) {
@@ -156,6 +169,7 @@ impl Compactor {
             prev: None,
             turns: open.turns,
             through: Through { at: open.after.position(), prev: open.after.prev().to_vec() },
+            written: open.written,
         };
         Some(Ready { segment, pieces: open.pieces, after: open.after })
     }

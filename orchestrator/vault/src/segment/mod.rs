@@ -13,6 +13,7 @@ pub(crate) mod read;
 mod write;
 
 use holdfast_wal::{Lsn, SystemId};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use archive::{ArchiveError, ArchiveOptions, ArchiveStep, Archiver};
@@ -20,9 +21,12 @@ pub use archive::{ArchiveError, ArchiveOptions, ArchiveStep, Archiver};
 use crate::keys::{Position, SegmentKey, SegmentLine};
 use crate::log::walk::LogFacts;
 use crate::object::{Decoded, Encoding, Hash, Link, ObjectError, Subject};
+use crate::trust::WriterPublic;
 
 /// Seals that one segment names at most.
 const MAX_TURNS: usize = 128;
+/// Writers that one segment names at most.
+const MAX_WRITTEN: usize = 64;
 
 /// WAL of one line of history: a whole WAL segment, or what there is of it.
 ///
@@ -52,6 +56,29 @@ pub struct Segment {
     pub turns: Vec<Link>,
     /// Where the log goes on after the last chunk that it is made of.
     pub through: Through,
+    /// Whose chunks it is made of, in the order of their first ones: a key that was stolen is revoked after the chunks are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written: Vec<WrittenBy>,
+}
+
+/// A writer whose chunks a segment is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenBy {
+    /// The writer key that vouched for their epochs.
+    pub writer: WriterPublic,
+    /// When the store made the last of them, by the store's clock; none where it did not tell of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Timestamp>,
+}
+
+impl WrittenBy {
+    /// Takes a chunk to those of a segment.
+    fn add(all: &mut Vec<WrittenBy>, writer: WriterPublic, stored: Option<Timestamp>) {
+        match all.iter_mut().find(|written| written.writer == writer) {
+            Some(written) => written.stored = written.stored.zip(stored).map(|(a, b)| a.max(b)),
+            None => all.push(WrittenBy { writer, stored }),
+        }
+    }
 }
 
 /// A place of the log, and what an object there names as standing before it: the digest of the last chunk that a segment
@@ -73,8 +100,21 @@ pub struct SegmentLink {
     pub hash: Hash,
 }
 
-/// Whether an object that was found at the key of a segment is one of this log.
+/// Whether an object that was found at the key of a segment is one of this log, made of chunks that are believed.
 pub(crate) fn check_segment<'a>(
+    facts: &LogFacts,
+    at: SegmentKey,
+    decoded: &'a Decoded,
+) -> Result<&'a Segment, ObjectError> {
+    let segment = check_made(facts, at, decoded)?;
+    for written in &segment.written {
+        facts.trust.admits(Some(written.writer), written.stored).map_err(ObjectError::Untrusted)?;
+    }
+    Ok(segment)
+}
+
+/// The same, whoever wrote the chunks: what it names as standing before it may be believed though its WAL is not.
+pub(crate) fn check_made<'a>(
     facts: &LogFacts,
     at: SegmentKey,
     decoded: &'a Decoded,
@@ -101,6 +141,7 @@ pub(crate) fn check_segment<'a>(
         && segment.through.at.start >= segment.end
         && matches!(segment.through.prev.len(), 1 | 2)
         && segment.turns.len() <= MAX_TURNS
+        && segment.written.len() <= MAX_WRITTEN
         && segment.prev.is_none_or(|prev| (prev.at.line, prev.at.start) < (segment.line, segment.start));
     if holds { Ok(segment) } else { misplaced("it cannot be a segment of any log".into()) }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_wal::Lsn;
 
-use super::{Segment, SegmentLink, check_segment};
+use super::{Segment, SegmentLink, check_made, check_segment};
 use crate::error::VaultError;
 use crate::fetch::{self, damaged, retrying};
 use crate::janitor::decide::Needs;
@@ -69,7 +69,7 @@ impl LogAccess {
                 _ => {
                     let (_, decoded) = self.segment_object(link).await?;
                     let key = self.keys.segment(link.at);
-                    Known::of(link.at, check_segment(&self.facts, link.at, &decoded).map_err(damaged(&key))?)
+                    Known::of(link.at, check_made(&self.facts, link.at, &decoded).map_err(damaged(&key))?)
                 }
             };
             if matches!(from, From::Place(at) if segment.through <= at) {
@@ -107,7 +107,7 @@ impl LogAccess {
         let fetch = |at: SegmentKey| async move {
             let header = self.header(&self.keys.segment(at)).await?;
             let known = header.and_then(|decoded| {
-                let known = Known::of(at, check_segment(&self.facts, at, &decoded).ok()?);
+                let known = Known::of(at, check_made(&self.facts, at, &decoded).ok()?);
                 Some((decoded.hash, known))
             });
             Ok::<_, VaultError>(known)
@@ -235,7 +235,7 @@ impl LogAccess {
         let places = |link: SegmentLink| async move {
             let header = self.header(&self.keys.segment(link.at)).await?.filter(|found| found.hash == link.hash);
             let turns = header.and_then(|decoded| {
-                let segment = check_segment(&self.facts, link.at, &decoded).ok()?;
+                let segment = check_made(&self.facts, link.at, &decoded).ok()?;
                 Some(segment.turns.iter().map(|turn| turn.at).collect::<Vec<_>>())
             });
             Ok::<_, VaultError>(turns.unwrap_or_default())

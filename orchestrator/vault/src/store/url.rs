@@ -274,7 +274,9 @@ impl UrlStore {
 
     async fn versions_page(&self, request: VersionsRequest<'_>) -> Result<VersionsPage, StoreError> {
         let after = request.after.map_or("", |marker| marker.key.as_str());
-        let (keys, more) = self.keys_after(request.prefix, after, request.limit).await?;
+        // Such a store lists folders only.
+        let folder = request.prefix.rfind('/').map_or("", |slash| &request.prefix[..=slash]);
+        let (keys, more) = self.keys_after(folder, after, request.limit).await?;
         let version = |(key, (size, at)): (&String, &(u64, Option<Timestamp>))| ListedVersion {
             key: key.clone(),
             id: ONLY.to_owned(),
@@ -283,7 +285,8 @@ impl UrlStore {
             size: *size,
             last_modified: *at,
         };
-        let found = keys.iter().filter(|(key, _)| key.as_str() > after).take(request.limit + 1);
+        let wanted = |(key, _): &(&String, &_)| key.as_str() > after && key.starts_with(request.prefix);
+        let found = keys.iter().filter(wanted).take(request.limit + 1);
         let mut versions: Vec<ListedVersion> = found.map(version).collect();
         let more = more || versions.len() > request.limit;
         versions.truncate(request.limit);

@@ -7,6 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use holdfast_vault::store::{
     BucketFacts, Created, ListRequest, Listing, Lock, MemoryStore, Object, Retention, Store, StoreError, Version,
+    VersionsPage, VersionsRequest,
 };
 use jiff::Timestamp;
 
@@ -65,6 +66,10 @@ impl Store for Faulty {
 
     fn list<'a>(&'a self, request: ListRequest<'a>) -> Answer<'a, Listing> {
         self.inner.list(request)
+    }
+
+    fn list_versions<'a>(&'a self, request: VersionsRequest<'a>) -> Answer<'a, VersionsPage> {
+        self.inner.list_versions(request)
     }
 
     fn retention<'a>(&'a self, key: &'a str, id: &'a str) -> Answer<'a, Option<Retention>> {

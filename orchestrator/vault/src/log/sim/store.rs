@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use crate::log::mutant::{Mutant, on};
 use crate::object::{Subject, decode_header};
 use crate::store::{
-    BucketFacts, Created, Entry, ListRequest, Listing, Lock, Object, Retention, Store, StoreError, Version,
+    BucketFacts, Created, Entry, ListRequest, ListedVersion, Listing, Lock, Object, Retention, Store, StoreError,
+    Version, VersionsPage, VersionsRequest,
 };
 
 /// What stands at a key.
@@ -181,6 +182,31 @@ impl Store for SimStore {
 
     fn list<'a>(&'a self, request: ListRequest<'a>) -> BoxFuture<'a, Result<Listing, StoreError>> {
         now(self.0.lock().unwrap().list(&request))
+    }
+
+    fn list_versions<'a>(&'a self, request: VersionsRequest<'a>) -> BoxFuture<'a, Result<VersionsPage, StoreError>> {
+        let inner = self.0.lock().unwrap();
+        let after = request.after.map_or("", |after| after.key.as_str());
+        let below = inner.keys.range(request.prefix.to_owned()..);
+        let below =
+            below.take_while(|(key, _)| key.starts_with(request.prefix)).filter(|(key, _)| key.as_str() > after);
+        let mut page = VersionsPage::default();
+        for (key, stands) in below {
+            let marker = stands.hidden.then_some(("marker".to_owned(), None));
+            let real = stands.versions.iter().enumerate().map(|(n, stored)| (n.to_string(), Some(stored)));
+            let versions = real.chain(marker).map(|(id, stored)| ListedVersion {
+                key: key.clone(),
+                id,
+                is_delete_marker: stored.is_none(),
+                is_latest: stored.map_or(true, |stored| {
+                    !stands.hidden && stands.versions.last().is_some_and(|last| last.turn == stored.turn)
+                }),
+                size: stored.map_or(0, |stored| stored.bytes.len() as u64),
+                last_modified: stored.map(|stored| stored.at),
+            });
+            page.versions.extend(versions);
+        }
+        now(page)
     }
 
     fn retention<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<Option<Retention>, StoreError>> {

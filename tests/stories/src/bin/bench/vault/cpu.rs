@@ -29,6 +29,12 @@ fn seconds(path: &str, skip: usize) -> Result<f64> {
     Ok(ticks.map(|field| field.parse::<f64>()).sum::<Result<f64, _>>()? / TICKS_PER_SECOND)
 }
 
+/// The load averages of the last 1, 5 and 15 minutes: who else was at work tells what a rate is worth.
+pub(super) fn load() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg").context("reading /proc/loadavg")?;
+    Ok(text.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+}
+
 /// The most memory that a process ever had resident, in MiB, its own code among it.
 pub(super) fn peak_mib(id: u32) -> Result<f64> {
     let path = format!("/proc/{id}/status");

@@ -84,12 +84,14 @@ pub(crate) async fn bench(arguments: &Arguments) -> Result<()> {
     if [Figure::Sealing, Figure::Storing, Figure::Reading, Figure::Roles].into_iter().any(wanted) {
         let bench = Bench::prepare(arguments)?;
         println!("{}", bench.subject()?);
+        println!("load of the machine before: {}", cpu::load()?);
         rows.extend(bench.measure(wanted).await?);
     }
     if wanted(Figure::Opening) {
         rows.extend(opening::opening(arguments.chunks).await?);
     }
     print(&rows);
+    println!("\nload of the machine after: {}", cpu::load()?);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use holdfast_vault::store::{MemoryStore, Toxics};
 use holdfast_vault::{
@@ -21,6 +21,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const CHUNK_BYTES: u64 = 64;
 const SEGMENT_BYTES: u64 = 1 << 20;
 const LATENCY: Duration = Duration::from_millis(20);
+/// Openings, each with more chunks behind the newest index; half of them with a claim among them.
+const TAILS: u32 = 12;
 
 /// A log that grows in a store whose clock is ours: a writer that claims daily, and a reader that writes an index hourly.
 struct Log {
@@ -28,7 +30,7 @@ struct Log {
     database: DatabaseVault,
     recipients: Recipients,
     writer: Option<RunningWriter>,
-    reader: LogReader,
+    reader: Option<LogReader>,
     index: Option<StoredIndex>,
     end: Lsn,
 }
@@ -46,13 +48,25 @@ pub(super) async fn opening(chunks: u32) -> Result<[Row; 2]> {
         log.index().await?;
         log.store.advance(HOUR);
     }
-    log.write(hourly / 2).await?;
-    let (requests, took) = log.open().await?;
+    log.reader = None;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (mut requests, mut longest) = (Vec::new(), Duration::ZERO);
+    for tail in 0..TAILS {
+        if tail == TAILS / 2 {
+            log.claim().await?;
+        }
+        log.write_in_flight(hourly.div_ceil(TAILS)).await?;
+        let (asked, took) = log.open().await?;
+        requests.push(asked);
+        longest = longest.max(took);
+    }
+    let (least, most) = (requests.iter().min(), requests.iter().max());
+    let (least, most) = least.zip(most).context("nothing was opened")?;
     let row = |what, reached, wanted| Row::Reached { what, reached, wanted };
-    let what = format!("open a log of {} chunks, 20 ms a request", hourly * HOURS + hourly / 2);
+    let what = format!("open a log of {} chunks, 20 ms a request", hourly * HOURS);
     Ok([
-        row(format!("{what}: requests"), requests.to_string(), "<= 12"),
-        row(format!("{what}: time"), format!("{:.2} s", took.as_secs_f64()), "<= 1 s"),
+        row(format!("{what}: requests"), format!("{least} to {most} in {TAILS} openings"), "<= 12"),
+        row(format!("{what}: longest"), format!("{:.2} s", longest.as_secs_f64()), "<= 1 s"),
     ])
 }
 
@@ -69,7 +83,7 @@ impl Log {
         let options = ReadOptions { poll, ..ReadOptions::default() };
         let reader = database.archive_reader(Identities::parse(&secret)?, None, options).await?;
         let recipients = Recipients::parse(&[recipient])?;
-        Ok(Log { store, database, recipients, writer: None, reader, index: None, end: origin })
+        Ok(Log { store, database, recipients, writer: None, reader: Some(reader), index: None, end: origin })
     }
 
     async fn claim(&mut self) -> Result<()> {
@@ -79,7 +93,9 @@ impl Log {
         let (history, by) = (TimelineHistory::initial(TimelineId(1)), "the benchmark".to_owned());
         let attached = Attached { instance_id: ORIGIN.to_owned(), system_id: SYSTEM, history, flushed: self.end, by };
         let writer = self.database.claim(&attached, &self.recipients, ClaimOptions::default()).await?;
-        let limits = WriterLimits { max_chunk_bytes: CHUNK_BYTES as usize, ..WriterLimits::default() };
+        // It does not look around while it is idle: who opens the log is to be the only one who asks.
+        let limits =
+            WriterLimits { max_chunk_bytes: CHUNK_BYTES as usize, idle_check: HOUR, ..WriterLimits::default() };
         self.writer = Some(writer.into_running(limits)?);
         Ok(())
     }
@@ -99,12 +115,21 @@ impl Log {
         Ok(())
     }
 
+    /// The same, to a store so far away that as many as may be are under way at the end.
+    async fn write_in_flight(&mut self, chunks: u32) -> Result<()> {
+        self.store.set_toxics(Toxics { latency: LATENCY, ..Toxics::default() });
+        let written = self.write(chunks).await;
+        self.store.set_toxics(Toxics::default());
+        written
+    }
+
     /// Reads to the end and writes down where that is.
     async fn index(&mut self) -> Result<()> {
-        while self.reader.place().is_none_or(|place| place.position().start < self.end) {
-            self.reader.next().await?;
+        let Some(reader) = &mut self.reader else { anyhow::bail!("nobody reads the log any more") };
+        while reader.place().is_none_or(|place| place.position().start < self.end) {
+            reader.next().await?;
         }
-        let Some(place) = self.reader.place() else { anyhow::bail!("the reader stands nowhere") };
+        let Some(place) = reader.place() else { anyhow::bail!("the reader stands nowhere") };
         self.index = match self.database.write_index(self.index.as_ref(), place, None).await? {
             IndexWritten::Stored(index) => Some(index),
             IndexWritten::Lost(_) => anyhow::bail!("somebody else wrote an index"),
@@ -113,18 +138,13 @@ impl Log {
     }
 
     /// By somebody who never saw it before: requests, and how long it took.
-    async fn open(mut self) -> Result<(u64, Duration)> {
-        if let Some(writer) = self.writer.take() {
-            writer.close().await;
-        }
-        // So that nobody else asks.
-        drop(self.reader);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    async fn open(&self) -> Result<(u64, Duration)> {
         let database = Vault::with_store(self.store.clone(), "bench", "").database("log")?;
         self.store.set_toxics(Toxics { latency: LATENCY, ..Toxics::default() });
         let (before, began) = (self.store.requests(), Instant::now());
         let tip = database.tip().await?;
         let (requests, took) = (self.store.requests() - before, began.elapsed());
+        self.store.set_toxics(Toxics::default());
         ensure!(tip.tip == self.end, "the log ends at {} and not at {}", tip.tip, self.end);
         Ok((requests, took))
     }
