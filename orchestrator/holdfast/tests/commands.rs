@@ -124,7 +124,7 @@ impl Desk {
         }
         let parts = text.error();
         let error = json.error_as_json();
-        assert_eq!(parts.map(normal), error.map(|part| normal(part)), "{text:?} {json:?}");
+        assert_eq!(parts.map(normal), error.map(normal), "{text:?} {json:?}");
         assert!(text.stderr().contains(says), "{says:?} in {text:?}");
     }
 }

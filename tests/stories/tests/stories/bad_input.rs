@@ -5,6 +5,7 @@ use anyhow::{Context, ensure};
 use holdfast_api::condition::{is_true, reasons, types};
 use holdfast_api::standby_database::Role;
 use holdfast_api::{ProtectedDatabase, StandbyDatabase, Vault};
+use holdfast_fault_server::{Fault, FaultServer, WRITER};
 use holdfast_lab::BucketKind;
 use holdfast_stories::{Complaint, DATABASES, NAMESPACE, Site, Story, VAULT, story};
 use holdfast_wal::Lsn;
@@ -63,11 +64,33 @@ async fn bad_buckets_and_credentials(story: &Story) -> anyhow::Result<()> {
         story.create(Site::Primary, "Vault", name, story.vault_like_the_sample(Site::Primary, &[change])).await?;
         story.complains::<Vault>(Site::Primary, name, types::READY, Complaint { reason, what, hint }).await?;
     }
+    a_store_that_lies(story).await?;
     for bucket in [plain, versioned] {
         let versions = bucket.versions("").await?;
         ensure!(versions.is_empty(), "something was put into {}: {versions:?}", bucket.name());
     }
     Ok(())
+}
+
+/// Where the sites reach a store of this story's own on this machine.
+const LIAR: &str = "10.77.0.1:17002";
+
+/// A store that answers everything and keeps what it says but for one thing: its listings have no order.
+async fn a_store_that_lies(story: &Story) -> anyhow::Result<()> {
+    let store = FaultServer::listen(LIAR.parse()?).await.with_context(|| format!("listening on {LIAR}"))?;
+    store.create_bucket("liar");
+    store.faults().set(Fault::UnsortedLists);
+    let keys = [("AWS_ACCESS_KEY_ID", WRITER.0), ("AWS_SECRET_ACCESS_KEY", WRITER.1)];
+    story.secret(Site::Primary, "liar", &keys).await?;
+    let change = [
+        ("endpoint", json!(store.endpoint())),
+        ("bucket", json!("liar")),
+        ("credentials", json!({ "secretName": "liar" })),
+    ];
+    story.create(Site::Primary, "Vault", "f", story.vault_like_the_sample(Site::Primary, &change)).await?;
+    let refused =
+        Complaint { reason: reasons::UNSUITABLE_STORE, what: "list-is-sorted", hint: "holdfast vault conformance" };
+    story.complains::<Vault>(Site::Primary, "f", types::READY, refused).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
