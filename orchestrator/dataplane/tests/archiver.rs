@@ -43,7 +43,12 @@ async fn a_standby_follows_when_the_chunks_are_gone() {
         .await;
     assert_eq!((status.state, status.problem), (ArchiverState::Archiving, None));
     assert!(status.held_until.is_some() && status.hold_problem.is_none(), "locks are looked after");
-    assert!(archiver.text("/metrics").await.contains("holdfast_archiver_segments_total"));
+    assert!(archiver.metric("holdfast_archiver_segments_total").await > 0.0);
+    // What each role asked of the store is counted, reads of the log too.
+    assert!(archiver.metric("holdfast_archiver_store_gets_total").await > 10.0);
+    assert!(archiver.metric("holdfast_archiver_store_puts_total").await >= 2.0, "a segment and an index");
+    assert!(agent.metric("holdfast_agent_store_puts_total").await > 50.0);
+    assert!(agent.metric("holdfast_agent_store_gets_total").await > 0.0, "it reads before it claims");
     archiver.kill().await;
     let ledger = load.stop();
     agent.kill().await;
@@ -69,9 +74,11 @@ async fn a_standby_follows_when_the_chunks_are_gone() {
     let mut restore_config = cloud.restore_config("a", folder.path(), relay_config.serve, "volume");
     restore_config.vault = cloud.vault_config("later");
     restore::run(restore_config, CancellationToken::new()).await.expect("restores");
-    let _relay = Role::relay(relay_config);
+    let relay = Role::relay(relay_config);
     let standby = start_restored(folder.path(), &[("fsync", "on")]);
     wait("every acknowledged row", || async { missing(&standby, &ledger.acknowledged) }, Vec::is_empty).await;
     wait("the same rows", || async { count(standby.psql("SELECT count(*) FROM ledger")) }, |there| *there >= rows)
         .await;
+    assert!(relay.metric("holdfast_relay_store_gets_total").await > 5.0);
+    assert_eq!(relay.metric("holdfast_relay_store_puts_total").await, 0.0, "a relay only reads");
 }

@@ -290,6 +290,13 @@ impl Role {
         }
     }
 
+    /// The value of a metric without labels.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = self.text("/metrics").await;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
         serde_json::from_str(&self.text(path).await).expect("JSON")
     }

@@ -53,13 +53,13 @@ struct Report {
 
 impl Janitor {
     pub(crate) async fn run(self, place: &Where) -> anyhow::Result<()> {
-        place.needs_s3()?;
         let vault = place.open().await?;
         if vault.trust().is_anyone() && !self.trust_anyone {
             let what = "no writers are named: whoever can write to this vault could say what is to be deleted";
             let to_do = "give --writers FILE (or list them in the Vault object), or --trust-anyone";
             return Err(Failed::new(what, "", to_do).into());
         }
+        place.needs_s3()?;
         let config = place.config().await?;
         let credentials = match &self.delete_credentials {
             Some(folder) => CredentialsSource::Directory(folder.clone()),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     async fn needs_writers(more: &[&str]) -> bool {
-        let line = ["holdfast", "--bucket", "none", "--credentials", "/nowhere"].iter().chain(more);
+        let line = ["holdfast", "--store", "file:///tmp", "--prefix", "none/such"].iter().chain(more);
         let line = Line::try_parse_from(line).unwrap();
         let ended = line.janitor.run(&line.place).await;
         ended.is_err_and(|error| error.to_string().contains("no writers are named"))
