@@ -365,8 +365,9 @@ class Trust:
         if writer not in self.keys:
             raise Untrusted(item.key, f"signed for by {writer or 'nobody'}, who is not among the trusted writers")
         until = self.keys[writer]
+        hint = "restore to before that time" + (": --stop-at-hole" if item.kind == "segment" else "")
         if until and not (stored and stored <= until):
-            raise Untrusted(item.key, f"stored after its writer's key was revoked ({until})", "restore to before that time")
+            raise Untrusted(item.key, f"stored after its writer's key was revoked ({until})", hint)
 
 
 def by_key(path):

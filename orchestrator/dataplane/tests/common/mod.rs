@@ -19,7 +19,9 @@ use holdfast_dataplane::instance::Target;
 use holdfast_dataplane::status::{AgentState, AgentStatus, ArchiverStatus, RelayStatus};
 use holdfast_dataplane::{agent, archiver, relay};
 use holdfast_test_postgres::{SeaweedFS, TestPostgres};
-use holdfast_vault::{CredentialsSource, DatabaseVault, Identities, Vault, VaultConfig, generate_identity};
+use holdfast_vault::{
+    CredentialsSource, DatabaseVault, Identities, TrustedWriter, Vault, VaultConfig, generate_identity,
+};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -36,6 +38,8 @@ pub(crate) struct Cloud {
     recipient: String,
     /// Vouches for what is written; no key at first.
     pub(crate) writer_key_file: Option<PathBuf>,
+    /// Whose objects count; nobody listed: everybody's.
+    pub(crate) writers: Vec<TrustedWriter>,
 }
 
 impl Cloud {
@@ -45,7 +49,7 @@ impl Cloud {
         let (secret, recipient) = generate_identity();
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("identity"), &secret).expect("writable");
-        let cloud = Self { weed, folder, secret, recipient, writer_key_file: None };
+        let cloud = Self { weed, folder, secret, recipient, writer_key_file: None, writers: Vec::new() };
         cloud.bucket("vault", true).await;
         cloud
     }
@@ -104,7 +108,7 @@ impl Cloud {
                 secret_access_key: self.weed.secret_key().to_owned(),
             },
             ca_bundle: None,
-            writers: Vec::new(),
+            writers: self.writers.clone(),
             proxy: None,
             writer_key_file: self.writer_key_file.clone(),
         }

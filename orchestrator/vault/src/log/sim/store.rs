@@ -198,7 +198,7 @@ impl Store for SimStore {
                 key: key.clone(),
                 id,
                 is_delete_marker: stored.is_none(),
-                is_latest: stored.map_or(true, |stored| {
+                is_latest: stored.is_none_or(|stored| {
                     !stands.hidden && stands.versions.last().is_some_and(|last| last.turn == stored.turn)
                 }),
                 size: stored.map_or(0, |stored| stored.bytes.len() as u64),
