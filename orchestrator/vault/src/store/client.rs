@@ -4,8 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_credential_types::provider::error::CredentialsError;
+use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+};
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
@@ -92,6 +95,26 @@ impl Intercept for DateReader {
         if let Some(date) = context.response().headers().get("date").and_then(parse_date) {
             self.0.set(date);
         }
+        Ok(())
+    }
+}
+
+/// The SHA-256 of what a request carries, in hexadecimal: it is sent as a checksum and signed, and computed once for both.
+#[derive(Debug)]
+pub(super) struct SignedDigest(pub(super) String);
+
+impl Intercept for SignedDigest {
+    fn name(&self) -> &'static str {
+        "holdfast-signed-digest"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        config.interceptor_state().store_put(PayloadSigningOverride::Precomputed(self.0.clone()));
         Ok(())
     }
 }

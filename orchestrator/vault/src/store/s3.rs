@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::client::{self, DateReader, StoreClock, store_error};
+use super::client::{self, DateReader, SignedDigest, StoreClock, store_error};
 use super::hedge::Hedger;
 use super::{
     Answer, BucketFacts, Created, Entry, Forbidden, LifecycleFacts, ListRequest, ListedVersion, Listing, Lock, Object,
@@ -158,20 +158,21 @@ impl S3Store {
     /// Gives the version that was made, too.
     async fn put_once(&self, key: &str, body: Bytes, until: DateTime) -> Result<(Created, Option<String>), StoreError> {
         // Of this very answer: others come in at the same time.
-        let date = Arc::<StoreClock>::default();
+        let (date, digest) = (Arc::<StoreClock>::default(), Sha256::digest(&body));
         let request = self
             .client
             .put_object()
             .bucket(&self.bucket)
             .key(key)
             .if_none_match("*")
-            .checksum_sha256(aws_smithy_types::base64::encode(Sha256::digest(&body)))
+            .checksum_sha256(aws_smithy_types::base64::encode(digest))
             .object_lock_mode(ObjectLockMode::Compliance)
             .object_lock_retain_until_date(until)
             .content_type("application/octet-stream")
             .body(ByteStream::from(body))
             .customize()
-            .interceptor(DateReader(date.clone()));
+            .interceptor(DateReader(date.clone()))
+            .interceptor(SignedDigest(hex::encode(digest)));
         match request.send().await {
             Ok(output) => Ok((Created::Stored { at: date.date() }, output.version_id)),
             Err(SdkError::ServiceError(service)) if service.raw().status().as_u16() == 412 => {
