@@ -144,15 +144,14 @@ impl DatabaseVault {
 
     /// Where the log ends now. Opens nothing.
     pub async fn tip(&self) -> Result<Tip, VaultError> {
-        let end = self.access().await?.end().await?;
-        let last = Lsn(end.position().start.0.saturating_sub(1));
-        Ok(Tip {
-            epoch: end.position().epoch,
-            tip: end.position().start,
-            timeline: end.lineage().history.timeline_at(last),
-            lineage: end.lineage().clone(),
-            last_seal: end.opened_by().cloned(),
-        })
+        Ok(Tip::of(&self.access().await?.end().await?))
+    }
+
+    /// Where the log ends now for who only reads it: before the first object by a writer who is not believed, if it comes to one,
+    /// with the error that names it. Whoever stole a key put it there; what stands before it is restored all the same.
+    pub async fn believed_tip(&self) -> Result<(Tip, Option<VaultError>), VaultError> {
+        let (end, refused) = self.access().await?.believed_end().await?;
+        Ok((Tip::of(&end), refused))
     }
 
     /// Reads the log from a position on. The first WAL begins exactly there.

@@ -137,6 +137,11 @@ fn own(distrust: &Distrust) -> String {
 }
 
 impl VaultError {
+    /// An object whose writer is not believed stands there.
+    pub fn is_untrusted(&self) -> bool {
+        matches!(self, Self::Damaged { error: ObjectError::Untrusted(_), .. })
+    }
+
     /// Whether asking again is no use before a person changed something.
     pub fn is_permanent(&self) -> bool {
         match self {

@@ -32,9 +32,13 @@ pub(crate) struct VaultSource {
 
 impl VaultSource {
     async fn look(&self) -> Result<Tip, SourceError> {
-        match self.database.tip().await {
-            Ok(tip) => {
+        match self.database.believed_tip().await {
+            Ok((tip, refused)) => {
                 self.view.tip(&tip);
+                // Said, and what stands before it is served.
+                if let Some(refused) = refused {
+                    self.view.vault_failed(&refused);
+                }
                 Ok(tip)
             }
             Err(error) => {

@@ -163,6 +163,27 @@ impl LogAccess {
         self.walk(near.cursor, Sure::Beyond(near.listed)).await
     }
 
+    /// The same, or the place of the first object whose writer is not believed, with the error that says so. Whoever stole a key
+    /// may have put it there, and the log ends before it.
+    pub(crate) async fn believed_end(&self) -> Result<(Cursor, Option<VaultError>), VaultError> {
+        let near = self.near_end().await?;
+        let sure = Sure::Beyond(near.listed);
+        match self.walk(near.cursor.clone(), sure).await {
+            Err(refused) if refused.is_untrusted() => {
+                let mut cursor = near.cursor;
+                loop {
+                    match self.step(&mut cursor, sure).await {
+                        Ok(Some(_)) => {}
+                        Ok(None) => return Ok((cursor, None)),
+                        Err(error) if error.is_untrusted() => return Ok((cursor, Some(refused))),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            walked => Ok((walked?, None)),
+        }
+    }
+
     /// A place at or before `from`, as near as an epoch's chunks allow, and the newest index.
     pub(crate) async fn at_or_before(&self, from: Lsn) -> Result<(Cursor, Option<StoredIndex>), VaultError> {
         let index = self.newest_index().await?;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Position;
+use crate::log::walk::Cursor;
 use crate::object::{Decoded, Hash, Lineage, Nonce, Seal, SealKind, Subject};
 use crate::store::Traffic;
 use crate::trust::{Voucher, WriterPublic};
@@ -205,6 +206,18 @@ pub struct Tip {
 }
 
 impl Tip {
+    /// That of a log that ends there.
+    pub(crate) fn of(end: &Cursor) -> Tip {
+        let at = end.position();
+        Tip {
+            epoch: at.epoch,
+            tip: at.start,
+            timeline: end.lineage().history.timeline_at(Lsn(at.start.0.saturating_sub(1))),
+            lineage: end.lineage().clone(),
+            last_seal: end.opened_by().cloned(),
+        }
+    }
+
     /// The takeover that has not promoted, if the log is in such a state.
     pub fn pending(&self) -> Option<&SealSummary> {
         self.last_seal.as_ref().filter(|seal| seal.kind == SealKind::Takeover)
