@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -16,7 +16,7 @@ use holdfast_dataplane::config::{AgentConfig, ConnectionConfig, Durability};
 use holdfast_dataplane::status::{AgentState, AgentStatus};
 use holdfast_operator::runbook::Page;
 use holdfast_operator::vault_access::vault_config;
-use holdfast_test_postgres::{SeaweedFS, TestPostgres};
+use holdfast_test_postgres::{SeaweedFS, TestPostgres, free_port};
 use holdfast_vault::{CredentialsSource, WriterKey, generate_identity};
 use serde_json::json;
 use tokio_postgres::{Client, NoTls};
@@ -342,11 +342,6 @@ impl Drop for Agent {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 fn text(bytes: &[u8]) -> String {

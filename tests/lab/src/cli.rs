@@ -360,7 +360,9 @@ impl Beside {
         // Stories have a cluster's deadlines to keep.
         let mut tests = Command::new("nice");
         as_from_a_shell(
-            tests.args(["-n", "5", "cargo", "test", "--", "--skip", OWN_FUNCTION]).current_dir(repository()),
+            tests
+                .args(["-n", "5", "cargo", "test", "--no-fail-fast", "--", "--skip", OWN_FUNCTION])
+                .current_dir(repository()),
         );
         let tests = tests.env("PATH", path).stdout(out).stderr(err).spawn();
         let tests = tests.map_err(|source| LabError::Io { what: "start cargo".into(), source })?;

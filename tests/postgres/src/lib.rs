@@ -9,4 +9,5 @@ mod process;
 mod seaweedfs;
 
 pub use postgres::{Stop, TestPostgres};
+pub use process::free_port;
 pub use seaweedfs::SeaweedFS;

@@ -69,9 +69,9 @@ fn pid_namespace() -> String {
     fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default()
 }
 
-/// A port that is free now, with its companion for gRPC, and that no other test of this process got. Both are below the range
+/// A port of 127.0.0.1 that is free now, with its companion for gRPC, and that no other test of this process got. Both are below the range
 /// that the kernel takes ports for outgoing connections from: one of those would be in the way a moment later.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let is_free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     for _ in 0..1000 {

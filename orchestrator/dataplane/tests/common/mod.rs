@@ -4,7 +4,7 @@
 pub(crate) mod later;
 pub(crate) mod takeover;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use holdfast_dataplane::config::{
 use holdfast_dataplane::instance::Target;
 use holdfast_dataplane::status::{AgentState, AgentStatus, ArchiverStatus, RelayStatus};
 use holdfast_dataplane::{agent, archiver, relay};
-use holdfast_test_postgres::{SeaweedFS, TestPostgres};
+use holdfast_test_postgres::{SeaweedFS, TestPostgres, free_port};
 use holdfast_vault::{
     CredentialsSource, DatabaseVault, Identities, TrustedWriter, Vault, VaultConfig, generate_identity,
 };
@@ -217,8 +217,7 @@ fn filter() -> tracing_subscriber::EnvFilter {
 }
 
 pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address")
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 pub(crate) fn target(server: &TestPostgres) -> Target {

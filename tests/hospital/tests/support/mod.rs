@@ -1,7 +1,6 @@
 //! A PostgreSQL server made by the samples' own script, and the hospital's services in this process.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::net::TcpListener as StdListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_hospital::service::{self, DatabaseConfig, ServiceConfig};
 use holdfast_hospital::{Service, Site};
+use holdfast_test_postgres::free_port;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_postgres::NoTls;
@@ -137,10 +137,6 @@ fn as_user(user: Option<(u32, u32)>, program: &str, folder: &Path) -> Command {
         .env("HOLDFAST_PASSWORD", PASSWORD)
         .stdin(Stdio::null());
     command
-}
-
-fn free_port() -> u16 {
-    StdListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 /// The three services in this process; they stop when this is dropped.

@@ -1,12 +1,12 @@
 //! The roles that catch up with a log, as processes: how much memory they take at most, and what compaction costs.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_stories::beside_us;
-use holdfast_test_postgres::{SeaweedFS, TestPostgres};
+use holdfast_test_postgres::{SeaweedFS, TestPostgres, free_port};
 use holdfast_vault::{Attached, ClaimOptions, ORIGIN, Vault, WriterLimits};
 use holdfast_wal::history::TimelineHistory;
 use holdfast_wal::{Lsn, TimelineId};
@@ -67,7 +67,7 @@ impl Bench {
     /// Compaction of all chunks into segments, by one archiver from the first byte to the last.
     async fn archiver(&self, server: &SeaweedFS) -> Result<Vec<Row>> {
         eprintln!("an archiver catches up …");
-        let listen = free_address()?;
+        let listen = free_address();
         let own = json!({ "recipients": self.public_keys(), "rolling": false });
         let archiver = self.role("archiver", server, listen, own)?;
         let began = Instant::now();
@@ -92,7 +92,7 @@ impl Bench {
     /// PostgreSQL's own receiver follows a relay from the first whole segment to the end of the log.
     fn relay(&self, server: &SeaweedFS) -> Result<Row> {
         eprintln!("a standby catches up …");
-        let (listen, serve) = (free_address()?, free_address()?);
+        let (listen, serve) = (free_address(), free_address());
         let relay = self.role("relay", server, listen, json!({ "serve": serve }))?;
         let tools = TestPostgres::start(&[]);
         let received = tools.make_dir("received");
@@ -168,6 +168,6 @@ impl Role {
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+fn free_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
