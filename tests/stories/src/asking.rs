@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::install::beside_us;
 use crate::kubernetes::{Condition, Observed, condition, condition_true};
-use crate::story::{NAMESPACE, Story, addresses};
+use crate::story::{NAMESPACE, Story};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -159,7 +159,7 @@ impl Story {
 
     /// Registers a patient from inside a site, also one that is cut off; returns the HTTP status, 0 without an answer.
     pub async fn register_inside(&self, site: Site) -> Result<u16> {
-        let url = addresses(site)?.url(holdfast_hospital::Service::Registration, "patients");
+        let url = self.registration_inside(site, "patients").await?;
         let body = json!({ "client_id": Uuid::new_v4() }).to_string();
         let header = "content-type: application/json";
         // Written as it is printed when there is no answer: 000, and a failure of curl.
@@ -170,9 +170,18 @@ impl Story {
 
     /// Whether registration's process answers inside a site, also one that is cut off.
     pub async fn answers_inside(&self, site: Site) -> Result<bool> {
-        let url = addresses(site)?.url(holdfast_hospital::Service::Registration, "healthz");
+        let url = self.registration_inside(site, "healthz").await?;
         let arguments = ["-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", &url];
         Ok(self.lab.site(site).run_inside("curl", &arguments).await?.trim() == "200")
+    }
+
+    /// A path of registration's pod itself: its Service leads nowhere soon after commits hang, because it is not ready then.
+    async fn registration_inside(&self, site: Site, path: &str) -> Result<String> {
+        let site = self.lab.site(site);
+        let pod = site.pod(NAMESPACE, "app=registration").await?;
+        let address = site.kubectl(&["-n", NAMESPACE, "get", "pod", &pod, "-o", "jsonpath={.status.podIP}"]).await?;
+        ensure!(!address.is_empty(), "{pod} has no address");
+        Ok(format!("http://{address}:8080/{path}"))
     }
 
     /// What a part of Holdfast serves at a path of its port 8080 (`status`, `metrics`). It must be the only pod with these
