@@ -1,12 +1,14 @@
 //! Base backups: plain parts in order, sealed one by one, and a manifest that makes them count.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_wal::{Lsn, SystemId, TimelineId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::database::DatabaseVault;
@@ -25,8 +27,11 @@ pub const BACKUP_PART_BYTES: usize = 4 * 1024 * 1024;
 const MAX_PART_BYTES: usize = 16 * 1024 * 1024;
 /// Parts being stored at the same time.
 const IN_FLIGHT: usize = 2;
-/// Parts being fetched or opened at the same time: some are on the way while two processors open others.
-const READ_IN_FLIGHT: usize = 4;
+/// Parts on their way from the store at the same time.
+const FETCH_IN_FLIGHT: usize = 8;
+/// Parts fetched, opened or waiting to be given at the same time: more than are on their way, for the link must not rest while
+/// others are opened.
+const READ_AHEAD: usize = 12;
 
 /// What is known of a base backup when it begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -337,6 +342,7 @@ pub struct BackupReader {
     give: u32,
     prev: Option<Hash>,
     ahead: VecDeque<JoinHandle<Result<Part, VaultError>>>,
+    link: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for BackupReader {
@@ -353,14 +359,23 @@ impl Drop for BackupReader {
 
 impl BackupReader {
     pub(crate) fn new(database: DatabaseVault, manifest: BackupManifest, identities: Identities) -> BackupReader {
-        BackupReader { database, manifest, identities, fetch: 0, give: 0, prev: None, ahead: VecDeque::new() }
+        let (ahead, link) = (VecDeque::new(), Arc::new(Semaphore::new(FETCH_IN_FLIGHT)));
+        BackupReader { database, manifest, identities, fetch: 0, give: 0, prev: None, ahead, link }
     }
 
     /// The next part, verified and opened; `None` after the last. An error ends the reading: begin again.
     pub async fn next(&mut self) -> Result<Option<Bytes>, VaultError> {
-        while self.fetch < self.manifest.parts && self.ahead.len() < READ_IN_FLIGHT {
-            let part = read_part(self.database.clone(), self.manifest.clone(), self.fetch, self.identities.clone());
-            self.ahead.push_back(tokio::spawn(part));
+        while self.fetch < self.manifest.parts && self.ahead.len() < READ_AHEAD {
+            let (database, manifest, n) = (self.database.clone(), self.manifest.clone(), self.fetch);
+            let (identities, link) = (self.identities.clone(), self.link.clone());
+            self.ahead.push_back(tokio::spawn(async move {
+                let object = {
+                    // Never closed.
+                    let _permit = link.acquire().await;
+                    fetch_part(&database, &manifest, n).await?
+                };
+                open_part(database, manifest, n, object, identities).await
+            }));
             self.fetch += 1;
         }
         let Some(next) = self.ahead.pop_front() else { return Ok(None) };
@@ -376,40 +391,42 @@ impl BackupReader {
     }
 }
 
-async fn read_part(
+async fn fetch_part(database: &DatabaseVault, manifest: &BackupManifest, n: u32) -> Result<Object, VaultError> {
+    let key = database.keys.backup_part(&manifest.meta.id, n);
+    let store = &*database.vault.store;
+    match retrying(|| store.get(&key)).await? {
+        Some(newest) if is_part(&newest.bytes, &database.name, manifest, n) => Ok(newest),
+        _ => {
+            let missing = || damaged(&key)(ObjectError::Truncated { have: 0, need: 1 });
+            fetch::oldest(store, &key).await?.ok_or_else(missing)
+        }
+    }
+}
+
+async fn open_part(
     database: DatabaseVault,
     manifest: BackupManifest,
     n: u32,
+    object: Object,
     identities: Identities,
 ) -> Result<Part, VaultError> {
     let key = database.keys.backup_part(&manifest.meta.id, n);
-    let store = &*database.vault.store;
-    let newest = retrying(|| store.get(&key)).await?;
-    let sound = |object: &crate::store::Object| is_part(&object.bytes, &database.name, &manifest, n);
-    let object = match newest {
-        Some(object) if sound(&object) => object,
-        _ => {
-            let missing = || damaged(&key)(ObjectError::Truncated { have: 0, need: 1 });
-            fetch::oldest(store, &key).await?.ok_or_else(missing)?
-        }
-    };
-    let job_key = key.clone();
     let job = move || {
-        let (decoded, body) = decode(&object.bytes).map_err(damaged(&job_key))?;
+        let (decoded, body) = decode(&object.bytes)?;
         let prev = match &decoded.header.subject {
             Subject::BackupPart { prev, .. } if is_part(&object.bytes, &database.name, &manifest, n) => *prev,
             _ => {
                 let reason = format!("it is not part {n} of backup {}", manifest.meta.id);
-                return Err(damaged(&job_key)(ObjectError::Misplaced { reason }));
+                return Err(ObjectError::Misplaced { reason });
             }
         };
         let none = || ObjectError::Misplaced { reason: "a part without a body".into() };
-        let info = decoded.header.body.as_ref().ok_or_else(none).map_err(damaged(&job_key))?;
-        let plain = open(info, &body, &identities).map_err(damaged(&job_key))?;
-        Ok((decoded.hash, prev, plain.into()))
+        let info = decoded.header.body.as_ref().ok_or_else(none)?;
+        Ok((decoded.hash, prev, open(info, &body, &identities)?.into()))
     };
     let ended = |_| VaultError::Store(ended("the opening thread ended"));
-    tokio::task::spawn_blocking(job).await.map_err(ended)?
+    let opened: Result<Part, ObjectError> = tokio::task::spawn_blocking(job).await.map_err(ended)?;
+    opened.map_err(damaged(&key))
 }
 
 /// Whether the header says that this is part `n` of the backup, signed by the backup's key.

@@ -442,9 +442,16 @@ impl Follower {
             busy += bytes;
             let (access, identities, gate) = (self.access.clone(), self.identities.clone(), self.gate.clone());
             let task = tokio::spawn(async move {
-                // Never closed.
-                let _permit = gate.acquire().await;
-                fetch_and_open(&access, &access.key(at), &identities).await
+                let key = access.key(at);
+                let object = {
+                    // Never closed. What is opened is bounded by its bytes; the link need not rest for it.
+                    let _permit = gate.acquire().await;
+                    retrying(|| access.store.get(&key)).await?
+                };
+                match object {
+                    Some(object) => Ok(Some(open_object(object, identities).await)),
+                    None => Ok(None),
+                }
             });
             self.ahead.push_back(Ahead { at, bytes, task });
         }

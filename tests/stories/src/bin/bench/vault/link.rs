@@ -12,6 +12,9 @@ use tokio::time::Instant;
 
 /// Bytes that are passed on at once.
 const PIECE: usize = 64 * 1024;
+/// A timer wakes up to a millisecond or two late. What the wire did not carry for that it catches up with, as a switch's buffer
+/// would: else a few connections could never fill it, as they fill a real one.
+const BUFFER: Duration = Duration::from_millis(4);
 
 /// A link that is up as long as this lives.
 pub(super) struct Link {
@@ -67,7 +70,8 @@ impl Wire {
     /// When so many bytes have arrived that are sent now.
     fn arrival(&self, bytes: usize) -> Instant {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = free.map_or_else(Instant::now, |at| at.max(Instant::now()));
+        let now = Instant::now();
+        let from = free.map_or(now, |at| at.max(now - BUFFER));
         *free.insert(from + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second))
     }
 }
