@@ -197,7 +197,7 @@ impl VaultError {
                 "create a new bucket with Object Lock enabled (that enables versioning too) and name it in the Vault"
             }
             Self::NoSuchBucket { .. } => "create the bucket with Object Lock enabled, or correct the name in the Vault",
-            Self::BadCredentials { .. } => "check the access key and the secret in the Vault's credentials Secret",
+            Self::BadCredentials { .. } => crate::store::CREDENTIALS_HINT,
             Self::LockNotEnforced { .. } | Self::ConditionNotHonoured { .. } => {
                 "use another store: this one cannot hold a vault"
             }

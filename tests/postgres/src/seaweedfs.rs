@@ -15,6 +15,8 @@ use crate::process::{end, free_port, short_temp_dir, wait_until};
 
 /// The file of identities, where a test has its own.
 const IDENTITIES: &str = "s3.json";
+/// The file of roles and of whose tokens they are given for, where a test has one.
+const ROLES: &str = "iam.json";
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// To find ports that nobody else takes.
 const ATTEMPTS: u32 = 5;
@@ -33,18 +35,24 @@ pub struct SeaweedFS {
 impl SeaweedFS {
     /// Starts a server and waits until its S3 gateway answers.
     pub fn start() -> SeaweedFS {
-        SeaweedFS::new(None)
+        SeaweedFS::new(&[])
     }
 
     /// Starts a server that knows these identities and no other: the text of a file for `weed`'s `-s3.config`.
     pub fn start_with_identities(identities: &str) -> SeaweedFS {
-        SeaweedFS::new(Some(identities))
+        SeaweedFS::new(&[(IDENTITIES, identities)])
     }
 
-    fn new(identities: Option<&str>) -> SeaweedFS {
+    /// Starts a server that, beside the one identity, gives roles for the tokens of issuers, by an STS at the S3 endpoint: the
+    /// text of a file for `weed`'s `-s3.iam.config`.
+    pub fn start_with_roles(roles: &str) -> SeaweedFS {
+        SeaweedFS::new(&[(ROLES, roles)])
+    }
+
+    fn new(files: &[(&str, &str)]) -> SeaweedFS {
         let dir = short_temp_dir();
-        if let Some(identities) = identities {
-            fs::write(dir.path().join(IDENTITIES), identities).expect("cannot write the identities");
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).expect("cannot write the server's configuration");
         }
         let mut server = SeaweedFS { dir, ports: [0; 5], child: None };
         for attempt in 1.. {
@@ -63,7 +71,7 @@ impl SeaweedFS {
         let log = File::create(self.log_file()).expect("cannot make a log file");
         let [master, volume, filer, s3, admin] = self.ports;
         let mut command = Command::new(find_weed());
-        let identities = self.dir.path().join(IDENTITIES);
+        let (identities, roles) = (self.dir.path().join(IDENTITIES), self.dir.path().join(ROLES));
         if !identities.exists() {
             command.env("AWS_ACCESS_KEY_ID", self.access_key()).env("AWS_SECRET_ACCESS_KEY", self.secret_key());
         }
@@ -71,6 +79,9 @@ impl SeaweedFS {
         command.arg("mini").arg(format!("-dir={}", self.dir.path().join("data").display()));
         if identities.exists() {
             command.arg(format!("-s3.config={}", identities.display()));
+        }
+        if roles.exists() {
+            command.arg(format!("-s3.iam.config={}", roles.display()));
         }
         command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]);
         let ports = [("master", master), ("volume", volume), ("filer", filer), ("s3", s3), ("admin", admin)];

@@ -196,12 +196,13 @@ fn transport_kind(error: &(dyn std::error::Error + 'static)) -> StoreErrorKind {
 
 /// The whole chain of causes: the outer ones of a transport say nothing.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let (mut text, mut next) = (error.to_string(), error.source());
-    while let Some(error) = next {
-        text = format!("{text}: {error}");
-        next = error.source();
+    let mut causes: Vec<_> = std::iter::successors(Some(error), |error| error.source()).collect();
+    // Below this one stands what a source of credentials says; the client's own word for it is "not enabled".
+    let credentials = causes.iter().position(|cause| cause.is::<CredentialsError>());
+    if let Some(at) = credentials.filter(|at| at + 1 < causes.len()) {
+        causes.drain(..=at);
     }
-    text
+    causes.iter().map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -340,6 +340,11 @@ fn unsupported<'a, T: Send + 'a>(operation: &'static str, key: &str) -> BoxFutur
     Box::pin(std::future::ready(Err(error)))
 }
 
+/// What to do when credentials are not accepted.
+pub(crate) const CREDENTIALS_HINT: &str = "check the access key and the secret in the Vault's credentials Secret; or, with \
+    webIdentity, the ARN of the role and whom it trusts: this cluster's issuer, the audience sts.amazonaws.com and the \
+    service account";
+
 /// What kind of failure, which says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreErrorKind {
@@ -399,7 +404,7 @@ impl StoreError {
     /// What to do.
     pub fn hint(&self) -> &'static str {
         match self.kind {
-            StoreErrorKind::Credentials => "check the access key and the secret in the Vault's credentials Secret",
+            StoreErrorKind::Credentials => CREDENTIALS_HINT,
             StoreErrorKind::NoSuchBucket => {
                 "create the bucket with versioning and Object Lock enabled, or correct the name in the Vault"
             }

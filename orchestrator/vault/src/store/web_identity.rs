@@ -25,6 +25,8 @@ use super::tls::Connections;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// No answer of STS is longer.
 const MAX_ANSWER_LEN: usize = 64 * 1024;
+/// So many characters of what a refusal says are passed on.
+const MAX_MESSAGE_LEN: usize = 400;
 /// How the session is named in the store's own logs.
 const SESSION: &str = "holdfast";
 
@@ -60,54 +62,78 @@ impl WebIdentity {
         Ok(WebIdentity { role_arn, token_file, endpoint, connector: connections.connector() })
     }
 
+    /// One exchange. What is said of a failure names the service and the role.
     async fn exchange(&self) -> Result<Credentials, Refused> {
         let token = read_file(&self.token_file).map_err(Refused::Lasting)?;
+        let late = || Refused::Passing("no answer in time".to_owned());
+        let outcome = tokio::time::timeout(TIMEOUT, self.ask(&token)).await.unwrap_or_else(|_| Err(late()));
+        // What a service says ends up in logs and conditions; a token that it repeats does not.
+        let place = |why: String| {
+            let why = why.replace(&token, "(the token)");
+            format!("the STS {} gave nothing for {}: {why}", self.endpoint, self.role_arn)
+        };
+        outcome.map_err(|refused| match refused {
+            Refused::Passing(why) => Refused::Passing(place(why)),
+            Refused::Lasting(why) => Refused::Lasting(place(why)),
+        })
+    }
+
+    async fn ask(&self, token: &str) -> Result<Credentials, Refused> {
+        let passing = |why: &str| Refused::Passing(why.to_owned());
+        let answer = self.connector.call(self.request(token)?).await.map_err(|_| passing("no answer"))?;
+        let status = answer.status().as_u16();
+        let (mut body, mut text) = (ByteStream::new(answer.into_body()), Vec::new());
+        while let Some(piece) = body.try_next().await.map_err(|_| passing("the answer was cut short"))? {
+            if text.len() + piece.len() > MAX_ANSWER_LEN {
+                return Err(passing("the answer is too long"));
+            }
+            text.extend_from_slice(&piece);
+        }
+        understand(status, &String::from_utf8_lossy(&text))
+    }
+
+    fn request(&self, token: &str) -> Result<HttpRequest, Refused> {
         let form = Serializer::new(String::new())
             .append_pair("Action", "AssumeRoleWithWebIdentity")
             .append_pair("Version", "2011-06-15")
             .append_pair("RoleArn", &self.role_arn)
             .append_pair("RoleSessionName", SESSION)
-            .append_pair("WebIdentityToken", &token)
+            .append_pair("WebIdentityToken", token)
             .finish();
-        let passing = |why: &str| Refused::Passing(format!("{}: {why}", self.endpoint));
         let mut request = HttpRequest::new(SdkBody::from(form));
-        request.set_method("POST").map_err(|_| passing("not a method"))?;
-        request
-            .set_uri(self.endpoint.as_str())
-            .map_err(|_| Refused::Lasting(format!("not a URL: {}", self.endpoint)))?;
+        request.set_method("POST").map_err(|_| Refused::Lasting("not a method".to_owned()))?;
+        request.set_uri(self.endpoint.as_str()).map_err(|_| Refused::Lasting("not a URL".to_owned()))?;
         request.headers_mut().insert("content-type", "application/x-www-form-urlencoded");
-        let ask = async {
-            let answer = self.connector.call(request).await.map_err(|_| passing("no answer"))?;
-            let status = answer.status().as_u16();
-            let (mut body, mut text) = (ByteStream::new(answer.into_body()), Vec::new());
-            while let Some(piece) = body.try_next().await.map_err(|_| passing("the answer was cut short"))? {
-                if text.len() + piece.len() > MAX_ANSWER_LEN {
-                    return Err(passing("the answer is too long"));
-                }
-                text.extend_from_slice(&piece);
-            }
-            understand(status, &String::from_utf8_lossy(&text))
-        };
-        tokio::time::timeout(TIMEOUT, ask).await.unwrap_or_else(|_| Err(passing("no answer in time")))
+        Ok(request)
     }
 }
 
 fn understand(status: u16, answer: &str) -> Result<Credentials, Refused> {
     if status != 200 {
         let code = element(answer, "Code").unwrap_or_default();
-        let said = format!("the STS refused the web identity: {status} {code}");
-        return Err(match status {
-            429 | 500.. => Refused::Passing(said),
+        let said = format!("{status} {code} {}", message(answer)).trim_end().to_owned();
+        return Err(match (status, code) {
+            // The second: the service did not reach the issuer of the token.
+            (429 | 500.., _) | (_, "IDPCommunicationError") => Refused::Passing(said),
             _ => Refused::Lasting(said),
         });
     }
-    let part = |name| element(answer, name).ok_or_else(|| Refused::Lasting(format!("the STS answered without {name}")));
+    let part = |name| element(answer, name).ok_or_else(|| Refused::Lasting(format!("an answer without {name}")));
     let expires = part("Expiration")?;
     let expires: Timestamp =
-        expires.parse().map_err(|_| Refused::Lasting("the STS answered without a time of expiry".to_owned()))?;
+        expires.parse().map_err(|_| Refused::Lasting("an answer without a time of expiry".to_owned()))?;
     let expires: SystemTime = expires.into();
     let (id, secret, token) = (part("AccessKeyId")?, part("SecretAccessKey")?, part("SessionToken")?);
     Ok(Credentials::new(id, secret, Some(token.to_owned()), Some(expires), "holdfast"))
+}
+
+/// What a refusal says beside its code, as plain text.
+fn message(answer: &str) -> String {
+    let mut text = element(answer, "Message").unwrap_or_default().to_owned();
+    for (escaped, plain) in [("&#34;", "\""), ("&quot;", "\""), ("&#39;", "'"), ("&apos;", "'"), ("&amp;", "&")] {
+        text = text.replace(escaped, plain);
+    }
+    text.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE_LEN).collect()
 }
 
 /// The text of the first element of that name. Keys, tokens, codes and times hold nothing that XML would escape.
@@ -148,10 +174,12 @@ mod tests {
         assert_eq!((keys.access_key_id(), keys.secret_access_key()), ("ASIAX", "sec/ret+"));
         assert_eq!(keys.session_token(), Some("tok/en=="));
         assert!(keys.expiry().is_some());
-        let denied = "<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>";
-        let said = "the STS refused the web identity: 403 AccessDenied".to_owned();
-        assert_eq!(understand(403, denied).unwrap_err(), Refused::Lasting(said));
-        for (status, answer, passing) in [(503, "", true), (429, "", true), (400, "", false), (200, "<html>", false)] {
+        let denied = "<Error><Code>AccessDenied</Code><Message>of &#34;x&#34;\n</Message></Error>";
+        assert_eq!(understand(403, denied).unwrap_err(), Refused::Lasting("403 AccessDenied of \"x\"".to_owned()));
+        let unreached = "<Error><Code>IDPCommunicationError</Code></Error>";
+        for (status, answer, passing) in
+            [(503, "", true), (429, "", true), (400, unreached, true), (400, "", false), (200, "<html>", false)]
+        {
             let refused = understand(status, answer).unwrap_err();
             assert_eq!(matches!(refused, Refused::Passing(_)), passing, "{status} {refused:?}");
         }

@@ -257,7 +257,8 @@ fn to_do(about: &About, error: &VaultError) -> &'static str {
         (_, Some(StoreErrorKind::Throttled)) => "give the command again later, with less at the same time",
         _ if about.object => error.hint(),
         (VaultError::BadCredentials { .. }, _) | (_, Some(StoreErrorKind::Credentials)) => {
-            "check the access key and the secret: in the folder that --credentials names, else in the environment"
+            "check the access key and the secret, in the folder that --credentials names, else in the environment; or the \
+             role and the token that the environment names, and that the role trusts the token's issuer and subject"
         }
         (VaultError::NoSuchBucket { .. }, _) | (_, Some(StoreErrorKind::NoSuchBucket)) => {
             "correct --bucket or --endpoint, or create the bucket with Object Lock enabled"
