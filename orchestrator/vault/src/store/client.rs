@@ -119,7 +119,7 @@ impl Intercept for SignedDigest {
     }
 }
 
-fn parse_date(text: &str) -> Option<Timestamp> {
+pub(super) fn parse_date(text: &str) -> Option<Timestamp> {
     let format = aws_smithy_types::date_time::Format::HttpDate;
     let date = aws_smithy_types::DateTime::from_str(text, format).ok()?;
     Timestamp::from_second(date.secs()).ok()

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
+use super::client::parse_date;
 use super::credentials::read_file;
 use super::tls::Connections;
 
@@ -81,7 +82,7 @@ impl WebIdentity {
     async fn ask(&self, token: &str) -> Result<Credentials, Refused> {
         let passing = |why: &str| Refused::Passing(why.to_owned());
         let answer = self.connector.call(self.request(token)?).await.map_err(|_| passing("no answer"))?;
-        let status = answer.status().as_u16();
+        let (status, date) = (answer.status().as_u16(), answer.headers().get("date").and_then(parse_date));
         let (mut body, mut text) = (ByteStream::new(answer.into_body()), Vec::new());
         while let Some(piece) = body.try_next().await.map_err(|_| passing("the answer was cut short"))? {
             if text.len() + piece.len() > MAX_ANSWER_LEN {
@@ -89,7 +90,7 @@ impl WebIdentity {
             }
             text.extend_from_slice(&piece);
         }
-        understand(status, &String::from_utf8_lossy(&text))
+        understand(status, date, &String::from_utf8_lossy(&text))
     }
 
     fn request(&self, token: &str) -> Result<HttpRequest, Refused> {
@@ -108,7 +109,8 @@ impl WebIdentity {
     }
 }
 
-fn understand(status: u16, answer: &str) -> Result<Credentials, Refused> {
+/// What an answer of that `Date` says.
+fn understand(status: u16, date: Option<Timestamp>, answer: &str) -> Result<Credentials, Refused> {
     if status != 200 {
         let code = element(answer, "Code").unwrap_or_default();
         let said = format!("{status} {code} {}", message(answer)).trim_end().to_owned();
@@ -119,10 +121,14 @@ fn understand(status: u16, answer: &str) -> Result<Credentials, Refused> {
         });
     }
     let part = |name| element(answer, name).ok_or_else(|| Refused::Lasting(format!("an answer without {name}")));
-    let expires = part("Expiration")?;
     let expires: Timestamp =
-        expires.parse().map_err(|_| Refused::Lasting("an answer without a time of expiry".to_owned()))?;
-    let expires: SystemTime = expires.into();
+        part("Expiration")?.parse().map_err(|_| Refused::Lasting("an answer without a time of expiry".to_owned()))?;
+    // By the local clock they end when their life is over, wherever that clock stands: one that is some minutes slow would go
+    // on with them for as long after the store refuses them.
+    let expires = match date {
+        Some(date) => SystemTime::now() + Duration::try_from(expires.duration_since(date)).unwrap_or_default(),
+        None => expires.into(),
+    };
     let (id, secret, token) = (part("AccessKeyId")?, part("SecretAccessKey")?, part("SessionToken")?);
     Ok(Credentials::new(id, secret, Some(token.to_owned()), Some(expires), "holdfast"))
 }
@@ -170,18 +176,32 @@ mod tests {
 
     #[test]
     fn answers_are_understood_and_refusals_say_whether_to_ask_again() {
-        let keys = understand(200, ANSWER).unwrap();
+        let keys = understand(200, None, ANSWER).unwrap();
         assert_eq!((keys.access_key_id(), keys.secret_access_key()), ("ASIAX", "sec/ret+"));
         assert_eq!(keys.session_token(), Some("tok/en=="));
-        assert!(keys.expiry().is_some());
+        let expiry: Timestamp = keys.expiry().unwrap().try_into().unwrap();
+        assert_eq!(expiry.to_string(), "2026-11-24T13:00:00Z");
         let denied = "<Error><Code>AccessDenied</Code><Message>of &#34;x&#34;\n</Message></Error>";
-        assert_eq!(understand(403, denied).unwrap_err(), Refused::Lasting("403 AccessDenied of \"x\"".to_owned()));
+        assert_eq!(
+            understand(403, None, denied).unwrap_err(),
+            Refused::Lasting("403 AccessDenied of \"x\"".to_owned())
+        );
         let unreached = "<Error><Code>IDPCommunicationError</Code></Error>";
         for (status, answer, passing) in
             [(503, "", true), (429, "", true), (400, unreached, true), (400, "", false), (200, "<html>", false)]
         {
-            let refused = understand(status, answer).unwrap_err();
+            let refused = understand(status, None, answer).unwrap_err();
             assert_eq!(matches!(refused, Refused::Passing(_)), passing, "{status} {refused:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_live_as_long_as_the_sts_says_whatever_the_local_clock_says() {
+        let hour = Duration::from_secs(3600);
+        for (date, life) in [("2026-11-24T12:00:00Z", hour), ("2026-11-24T13:00:01Z", Duration::ZERO)] {
+            let before = SystemTime::now();
+            let expiry = understand(200, Some(date.parse().unwrap()), ANSWER).unwrap().expiry().unwrap();
+            assert!(before + life <= expiry && expiry <= SystemTime::now() + life, "{date}");
         }
     }
 
