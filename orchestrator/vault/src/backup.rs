@@ -16,8 +16,10 @@ use crate::error::VaultError;
 use crate::fetch::{self, damaged, retrying};
 use crate::keys::is_valid_name;
 use crate::log::incarnation::Incarnation;
-use crate::log::storing::seal_chunk;
-use crate::object::{Hash, Nonce, ObjectError, PublicKey, Subject, decode, decode_header, decode_stored, encode_plain};
+use crate::log::storing::with_header;
+use crate::object::{
+    BodyInfo, Hash, Nonce, ObjectError, PublicKey, Subject, decode, decode_header, decode_stored, encode_plain,
+};
 use crate::seal::{Identities, Recipients, Sealer, open};
 use crate::store::{ListRequest, Object, StoreError, StoreErrorKind};
 
@@ -25,6 +27,8 @@ use crate::store::{ListRequest, Object, StoreError, StoreErrorKind};
 pub const BACKUP_PART_BYTES: usize = 4 * 1024 * 1024;
 /// The longest part that is taken.
 const MAX_PART_BYTES: usize = 16 * 1024 * 1024;
+/// Parts being sealed at the same time: one after the other they would leave a processor idle. Only the headers hang together.
+const SEALED_AT_ONCE: usize = 2;
 /// Parts being stored at the same time.
 const IN_FLIGHT: usize = 2;
 /// Parts on their way from the store at the same time.
@@ -93,14 +97,20 @@ pub struct BackupManifest {
     pub key: PublicKey,
 }
 
+/// A part's body, sealed, and what its header says of it.
+type Body = (BodyInfo, Vec<u8>);
+
 /// Stores a base backup, part by part. Until [`BackupWriter::finish`] there is no backup.
 pub struct BackupWriter {
     database: DatabaseVault,
     system_id: SystemId,
     meta: BackupMeta,
     me: Incarnation,
-    /// Always there but while a part is sealed on another thread.
-    sealer: Option<Sealer>,
+    recipients: Recipients,
+    /// Those without work.
+    sealers: Vec<Sealer>,
+    sealing: VecDeque<JoinHandle<(Sealer, Result<Body, ObjectError>)>>,
+    /// The next part to get a header.
     next: u32,
     prev: Option<Hash>,
     plain_bytes: u64,
@@ -131,13 +141,14 @@ impl BackupWriter {
         if !is_valid_name(&meta.id) {
             return Err(VaultError::BadName { what: "a backup", name: meta.id });
         }
-        let sealer = Sealer::new(recipients.clone()).map_err(damaged(&database.keys.backup_manifest(&meta.id)))?;
         Ok(BackupWriter {
             database,
             system_id,
             meta,
             me,
-            sealer: Some(sealer),
+            recipients: recipients.clone(),
+            sealers: Vec::new(),
+            sealing: VecDeque::new(),
             next: 0,
             prev: None,
             plain_bytes: 0,
@@ -149,19 +160,44 @@ impl BackupWriter {
     /// Stores the next part, of at most 16 MiB. Returns when it is on its way; an earlier part that could not be
     /// stored is reported here or by [`BackupWriter::finish`].
     pub async fn part(&mut self, plain: Bytes) -> Result<(), VaultError> {
-        let key = self.database.keys.backup_part(&self.meta.id, self.next);
+        let n = self.next.saturating_add(self.sealing.len() as u32);
+        let key = self.database.keys.backup_part(&self.meta.id, n);
         if plain.len() > MAX_PART_BYTES {
             let (len, max) = (plain.len() as u64, MAX_PART_BYTES as u64);
             return Err(damaged(&key)(ObjectError::BodyTooLong { len, max }));
         }
+        while self.sealing.len() >= SEALED_AT_ONCE {
+            self.send().await?;
+        }
+        let mut sealer = match self.sealers.pop() {
+            Some(sealer) => sealer,
+            None => Sealer::new(self.recipients.clone()).map_err(damaged(&key))?,
+        };
+        self.sealing.push_back(tokio::task::spawn_blocking(move || {
+            let mut sealed = Vec::new();
+            let info = sealer.seal(&plain, &mut sealed);
+            (sealer, info.map(|info| (info, sealed)))
+        }));
+        Ok(())
+    }
+
+    /// Sends the oldest part that is being sealed.
+    async fn send(&mut self) -> Result<(), VaultError> {
+        let Some(sealing) = self.sealing.pop_front() else { return Ok(()) };
+        let key = self.database.keys.backup_part(&self.meta.id, self.next);
+        let gone = |_| damaged(&key)(ObjectError::Open { reason: "the sealing thread ended".into() });
+        let (sealer, sealed) = sealing.await.map_err(gone)?;
+        self.sealers.push(sealer);
+        let (info, body) = sealed.map_err(damaged(&key))?;
+        self.plain_bytes += info.plain_len;
+        let header = self.me.header(self.subject(self.next, self.prev));
+        let (object, hash) = with_header(&self.me, header, info, &body).map_err(damaged(&key))?;
+        drop(body);
+        self.stored_bytes += object.len() as u64;
+        (self.prev, self.next) = (Some(hash), self.next + 1);
         while self.puts.len() >= IN_FLIGHT {
             self.settle().await?;
         }
-        let len = plain.len() as u64;
-        let (object, hash) = self.seal(plain).await.map_err(damaged(&key))?;
-        self.plain_bytes += len;
-        self.stored_bytes += object.len() as u64;
-        (self.prev, self.next) = (Some(hash), self.next + 1);
         let database = self.database.clone();
         self.puts.push_back(tokio::spawn(async move { database.create_own(&key, object).await }));
         Ok(())
@@ -172,25 +208,15 @@ impl BackupWriter {
         put.await.map_err(|_| VaultError::Store(ended("a task that stores a part ended")))?
     }
 
-    async fn seal(&mut self, plain: Bytes) -> Result<(Bytes, Hash), ObjectError> {
-        let gone = || ObjectError::Open { reason: "the sealing thread ended".into() };
-        let mut sealer = self.sealer.take().ok_or_else(gone)?;
-        let (me, header) = (self.me.clone(), self.me.header(self.subject(self.next, self.prev)));
-        let job = move || {
-            let sealed = seal_chunk(&mut sealer, &me, header, &plain);
-            (sealer, sealed)
-        };
-        let (sealer, sealed) = tokio::task::spawn_blocking(job).await.map_err(|_| gone())?;
-        self.sealer = Some(sealer);
-        sealed
-    }
-
     fn subject(&self, n: u32, prev: Option<Hash>) -> Subject {
         part_subject(&self.database.name, self.system_id, &self.meta.id, n, prev)
     }
 
     /// Waits for all parts and stores the manifest: from then on the backup counts.
     pub async fn finish(mut self, end: Lsn, finished: Timestamp) -> Result<BackupManifest, VaultError> {
+        while !self.sealing.is_empty() {
+            self.send().await?;
+        }
         while !self.puts.is_empty() {
             self.settle().await?;
         }

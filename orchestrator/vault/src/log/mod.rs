@@ -11,6 +11,7 @@ pub(crate) mod incarnation;
 pub mod index;
 pub(crate) mod mutant;
 mod open;
+mod pace;
 pub mod reader;
 pub(crate) mod storing;
 pub mod takeover;

@@ -1,7 +1,7 @@
 //! The task of a running writer: cuts chunks, seals them, carries them to the store, counts what is durable.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_wal::record::RecordScanner;
@@ -16,10 +16,11 @@ use crate::keys::Position;
 use crate::log::access::{LogAccess, is_same};
 use crate::log::incarnation::Incarnation;
 use crate::log::mutant::{Mutant, on};
+use crate::log::pace::Pace;
 use crate::log::types::{SealSummary, StoreProblem, WriterLimits, WriterState};
 use crate::log::writer::{ChunkAnswer, Cut, WriterCore};
 use crate::log::writing::Shared;
-use crate::object::{Hash, Header, ObjectError, Subject, decode_header, encode_header};
+use crate::object::{BodyInfo, Hash, Header, ObjectError, Subject, decode_header, encode_header};
 use crate::seal::Sealer;
 use crate::store::{Created, Lock, StoreError};
 
@@ -30,6 +31,7 @@ const SEAL_INLINE_BYTES: u64 = 256 * 1024;
 struct PutEnd {
     start: Lsn,
     len: u64,
+    took: Duration,
     result: Result<ChunkAnswer, StoreError>,
     again: Option<Again>,
 }
@@ -46,6 +48,7 @@ pub(super) struct Task {
     access: LogAccess,
     me: Incarnation,
     core: WriterCore,
+    pace: Pace,
     /// Always there but while a big chunk is sealed on another thread.
     sealing: Option<(Sealer, Records)>,
     shared: Arc<Shared>,
@@ -100,7 +103,8 @@ impl Task {
         let (puts, looks) = (JoinSet::new(), JoinSet::new());
         let records = Records { segment_size: access.facts.segment_size, scanner: None, last: None };
         let (sealing, renew_at) = (Some((sealer, records)), None);
-        Task { access, me, core, sealing, shared, state, puts, looks, limits, renew_at }
+        let pace = Pace::new(limits.max_in_flight, Instant::now());
+        Task { access, me, core, pace, sealing, shared, state, puts, looks, limits, renew_at }
     }
 
     /// The same, whose first bytes come after the record that begins there.
@@ -162,10 +166,14 @@ impl Task {
         }
     }
 
-    /// Cuts, seals and sends as long as there are bytes and a slot.
+    /// Cuts, seals and sends as long as there are bytes and a slot. What does not fill a chunk waits for those on their way when
+    /// the store is busy with them: its end wakes us.
     async fn cut(&mut self) -> Result<(), Failure> {
         loop {
             let offered = self.shared.queue().offer(self.limits.max_chunk_bytes);
+            if offered < self.limits.max_chunk_bytes as u64 / 2 && self.puts.len() >= self.pace.allowed() {
+                return Ok(());
+            }
             let Some(cut) = self.core.plan(offered) else { return Ok(()) };
             let plain = self.shared.queue().take((cut.end.0 - cut.start.0) as usize);
             self.shared.drained.notify_waiters();
@@ -206,12 +214,13 @@ impl Task {
             if let Some(wait) = wait {
                 tokio::time::sleep(wait).await;
             }
+            let began = Instant::now();
             let result = put_chunk(&access, &again.key, &again.object).await;
-            let len = again.object.len() as u64;
+            let (len, took) = (again.object.len() as u64, began.elapsed());
             if result.is_ok() {
                 again.object = Bytes::new();
             }
-            PutEnd { start, len, again: result.is_err().then_some(again), result }
+            PutEnd { start, len, took, again: result.is_err().then_some(again), result }
         });
     }
 
@@ -220,6 +229,7 @@ impl Task {
             (Ok(answer), _) => {
                 let stored = matches!(answer, ChunkAnswer::Stored { .. });
                 self.core.answered(end.start, answer);
+                self.pace.answered(Instant::now(), end.len, end.took);
                 self.state.send_if_modified(|state| {
                     state.chunks += u64::from(stored);
                     state.stored_bytes += if stored { end.len } else { 0 };
@@ -314,14 +324,25 @@ fn problem(error: &StoreError) -> StoreProblem {
 pub(crate) fn seal_chunk(
     sealer: &mut Sealer,
     me: &Incarnation,
-    mut header: Header,
+    header: Header,
     plain: &[u8],
 ) -> Result<(Bytes, Hash), ObjectError> {
     let mut body = Vec::new();
-    header.body = Some(sealer.seal(plain, &mut body)?);
+    let info = sealer.seal(plain, &mut body)?;
+    with_header(me, header, info, &body)
+}
+
+/// An object of a header, signed, and a sealed body.
+pub(crate) fn with_header(
+    me: &Incarnation,
+    mut header: Header,
+    info: BodyInfo,
+    body: &[u8],
+) -> Result<(Bytes, Hash), ObjectError> {
+    header.body = Some(info);
     let (mut object, hash) = encode_header(&header, me.key())?;
     object.reserve_exact(body.len());
-    object.extend_from_slice(&body);
+    object.extend_from_slice(body);
     Ok((object.into(), hash))
 }
 

@@ -120,7 +120,7 @@ pub struct StoredStretch {
 /// Bounds of a running writer.
 #[derive(Clone, Copy, Debug)]
 pub struct WriterLimits {
-    /// PUTs at the same time.
+    /// PUTs at the same time; small ones go out one by one when the store is busy.
     pub max_in_flight: usize,
     /// The longest chunk, in bytes, that is made of several appended pieces.
     pub max_chunk_bytes: usize,
