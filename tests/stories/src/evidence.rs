@@ -25,7 +25,8 @@ impl Story {
         Ok(lines)
     }
 
-    fn vault(&self) -> Result<Vault> {
+    /// The vault, as its administrator reaches it from this machine; it believes whoever signs.
+    pub fn vault(&self) -> Result<Vault> {
         let cloud = self.lab.cloud();
         let config: VaultConfig = serde_json::from_value(json!({
             "endpoint": cloud.endpoint(),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -65,6 +65,11 @@ impl Story {
         Ok(printed)
     }
 
+    /// Where the private writer key of a site is.
+    pub fn writer_file(&self, site: Site) -> PathBuf {
+        self.folder().join(writer_file(site))
+    }
+
     /// A block of the runbook's way by hand, with what a person at this site puts in for its placeholders, the key from the
     /// safe among it. The files are in this story's folder.
     pub fn filled_in(&self, site: Site, block: &str) -> String {
@@ -72,7 +77,7 @@ impl Story {
         let endpoint = self.lab.cloud().endpoint_in_sites();
         let file = |name: &str| self.folder().join(name).display().to_string();
         let table = [
-            ("WRITERKEYFILE", file(&writer_file(site))),
+            ("WRITERKEYFILE", self.writer_file(site).display().to_string()),
             ("KEYFILE", file(SAFE_KEY)),
             ("'ID'", format!("'{}'", credentials.access_key)),
             ("'SECRET'", format!("'{}'", credentials.secret_key)),

@@ -1,6 +1,7 @@
 //! The first step of a drill: a closed namespace with everything in it that the databases and services need.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -36,8 +37,12 @@ impl DrillExecutor {
         self.copy_secrets_and_settings(&vault, &workloads).await?;
         self.copy_services(&workloads).await?;
         self.ctx.apply(&build::vault(&self.target, &vault)).await.map_err(step_error)?;
-        let tips = self.tips().await?;
-        Ok(json!({ "summary": format!("namespace {} is closed", self.target), "namespace": self.target, "tips": tips }))
+        let (tips, refused) = self.tips().await?;
+        let mut summary = format!("namespace {} is closed", self.target);
+        for (database, why) in &refused {
+            let _ = write!(summary, "; {database} is rehearsed up to an object that is not believed: {why}");
+        }
+        Ok(json!({ "summary": summary, "namespace": self.target, "tips": to_json(&tips)?, "refused": refused }))
     }
 
     async fn create_namespace(&self) -> Result<(), StepError> {
@@ -157,16 +162,18 @@ impl DrillExecutor {
         Ok(())
     }
 
-    /// Where each log ends now: the drill rehearses the loss of the site at this moment.
-    async fn tips(&self) -> Result<Value, StepError> {
-        let mut tips = BTreeMap::new();
+    /// Where each log ends now: the drill rehearses the loss of the site at this moment. A log into which a thief wrote ends
+    /// before that object, which is named: all that stands before it is what would be restored.
+    async fn tips(&self) -> Result<(BTreeMap<String, Value>, BTreeMap<String, String>), StepError> {
+        let (mut tips, mut refused) = (BTreeMap::new(), BTreeMap::new());
         for database in &self.spec.databases {
             let standby = standby(&self.ctx, &self.namespace, &database.standby)?;
             let log = self.vault.database(&standby.spec.source).map_err(step_error)?;
-            let tip = log.tip().await.map_err(step_error)?;
+            let (tip, unbelieved) = log.believed_tip().await.map_err(step_error)?;
             tips.insert(database.name.clone(), json!({ "epoch": tip.epoch, "lsn": tip.tip }));
+            refused.extend(unbelieved.map(|error| (database.name.clone(), error.to_string())));
         }
-        to_json(&tips)
+        Ok((tips, refused))
     }
 }
 

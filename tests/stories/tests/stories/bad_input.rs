@@ -23,21 +23,27 @@ mod codes {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_vault_is_named_and_so_is_an_empty_one() -> anyhow::Result<()> {
-    story("bad vaults", async |story| {
+async fn bad_vaults_and_databases_are_named_and_the_good_ones_are_not_disturbed() -> anyhow::Result<()> {
+    story("bad input", async |story| {
+        story.open_primary().await?;
+        let load = story.load(4)?;
         bad_buckets_and_credentials(story).await?;
-        nothing_to_restore_from(story).await
+        nothing_to_restore_from(story).await?;
+        bad_databases(story).await?;
+        story.acknowledged(&load, 100).await?;
+        load.stop().await?;
+        story.nothing_is_lost(Site::Primary).await?;
+        damaged_chunk(story).await
     })
     .await
 }
 
 async fn bad_buckets_and_credentials(story: &Story) -> anyhow::Result<()> {
-    story.prepare(Site::Primary).await?;
     let cloud = story.lab.cloud();
     let plain = cloud.create_bucket("holdfast-plain", BucketKind::Plain).await?;
     let versioned = cloud.create_bucket("holdfast-versioned", BucketKind::Versioned).await?;
     let wrong = [("AWS_ACCESS_KEY_ID", "WRONG"), ("AWS_SECRET_ACCESS_KEY", "wrong")];
-    story.secret(Site::Primary, "mistyped", &wrong).await?;
+    story.secret(Site::Primary, "mistyped-keys", &wrong).await?;
 
     let bucket = |name: &str| ("bucket", json!(name));
     let credentials = |secret: &str| ("credentials", json!({ "secretName": secret }));
@@ -52,7 +58,13 @@ async fn bad_buckets_and_credentials(story: &Story) -> anyhow::Result<()> {
             "holdfast-absent",
             "create the bucket with Object Lock",
         ),
-        ("d", credentials("mistyped"), reasons::BAD_CREDENTIALS, "credentials", "check the access key and the secret"),
+        (
+            "d",
+            credentials("mistyped-keys"),
+            reasons::BAD_CREDENTIALS,
+            "credentials",
+            "check the access key and the secret",
+        ),
         (
             "e",
             credentials("forgotten"),
@@ -93,25 +105,11 @@ async fn a_store_that_lies(story: &Story) -> anyhow::Result<()> {
     story.complains::<Vault>(Site::Primary, "f", types::READY, refused).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_database_is_named_and_the_good_ones_are_not_disturbed() -> anyhow::Result<()> {
-    story("bad databases", async |story| {
-        story.open_primary().await?;
-        let load = story.load(4)?;
-        bad_databases(story).await?;
-        story.acknowledged(&load, 100).await?;
-        load.stop().await?;
-        story.nothing_is_lost(Site::Primary).await?;
-        damaged_chunk(story).await
-    })
-    .await
-}
-
 async fn bad_databases(story: &Story) -> anyhow::Result<()> {
     story.start_database_with(Site::Primary, "minimal", "-c wal_level=minimal -c max_wal_senders=0").await?;
     story.start_database_with(Site::Primary, "spare", "").await?;
     let password = [("username", "holdfast"), ("password", "wrong")];
-    story.secret(Site::Primary, "mistyped", &password).await?;
+    story.secret(Site::Primary, "mistyped-password", &password).await?;
     // The services' own role may log in, but not replicate.
     let hospital = json!({ "secretName": "hospital-database" });
     for (name, connection, reason, what, hint) in [
@@ -132,7 +130,7 @@ async fn bad_databases(story: &Story) -> anyhow::Result<()> {
         ),
         (
             "d",
-            json!({ "credentials": { "secretName": "mistyped" } }),
+            json!({ "credentials": { "secretName": "mistyped-password" } }),
             codes::WRONG_PASSWORD,
             "registration-db",
             "correct the password in the Secret",
@@ -172,8 +170,8 @@ async fn other_system(story: &Story) -> anyhow::Result<()> {
 
 async fn nothing_to_restore_from(story: &Story) -> anyhow::Result<()> {
     story.prepare(Site::Standby).await?;
-    story.create(Site::Standby, "Vault", VAULT, story.vault_like_the_sample(Site::Standby, &[])).await?;
-    story.create(Site::Standby, "StandbyDatabase", "a", standby_of("pharmacy")).await?;
+    story.create(Site::Standby, "Vault", "g", story.vault_like_the_sample(Site::Standby, &[])).await?;
+    story.create(Site::Standby, "StandbyDatabase", "a", standby_of("g", "pharmacy")).await?;
     let nothing = Complaint {
         reason: reasons::NOTHING_TO_RESTORE_FROM,
         what: "no complete base backup of a database named pharmacy",
@@ -192,7 +190,7 @@ async fn damaged_chunk(story: &Story) -> anyhow::Result<()> {
     let damaged = story.copy_with_damage(database, "damaged").await?;
     let spec = story.vault_like_the_sample(Site::Standby, &[("prefix", json!("damaged"))]);
     story.create(Site::Standby, "Vault", VAULT, spec).await?;
-    story.create(Site::Standby, "StandbyDatabase", database, standby_of(database)).await?;
+    story.create(Site::Standby, "StandbyDatabase", database, standby_of(VAULT, database)).await?;
     let complaint = Complaint { reason: codes::DAMAGED_OBJECT, what: &damaged, hint: "keep the bucket as it is" };
     story.complains::<StandbyDatabase>(Site::Standby, database, types::READY, complaint).await?;
 
@@ -208,9 +206,9 @@ async fn damaged_chunk(story: &Story) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn standby_of(source: &str) -> Value {
+fn standby_of(vault: &str, source: &str) -> Value {
     json!({
-        "vault": { "name": VAULT },
+        "vault": { "name": vault },
         "source": source,
         "image": "postgres:15",
         "storage": { "size": "1Gi" },

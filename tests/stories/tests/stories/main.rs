@@ -12,5 +12,6 @@ mod killed;
 mod network_cut;
 mod power_cut;
 mod schema;
+mod stolen_key;
 mod verified;
 mod watched;
