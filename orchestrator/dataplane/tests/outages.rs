@@ -145,3 +145,49 @@ async fn no_chunk_ends_between_a_segment_switch_and_its_segments_end() {
         assert!(inside.is_empty(), "chunks begin at {inside:x?}, behind the switch at {switch}");
     }
 }
+
+/// `HOLDFAST_OUTAGE_SECONDS` shortens it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "takes an hour"]
+async fn a_store_that_is_away_for_an_hour_costs_no_data_and_no_restart() {
+    let seconds = std::env::var("HOLDFAST_OUTAGE_SECONDS").map_or(3600, |text| text.parse().expect("seconds"));
+    let mut cloud = Cloud::start().await;
+    let server = TestPostgres::start(&[("fsync", "on")]);
+    make_ledger(&server);
+    server.psql("CREATE TABLE meanwhile (id int, what text)");
+    let agent = Role::agent(cloud.agent_config(&server, "a"));
+    let before = agent.wait_protected().await;
+    let archiver = Role::archiver(cloud.archiver_config("a"));
+    let relay_config = cloud.relay_config("a", None);
+    let folder = tempfile::tempdir().expect("a folder");
+    let restore_config = cloud.restore_config("a", folder.path(), relay_config.serve, "volume");
+    restore::run(restore_config, CancellationToken::new()).await.expect("restores");
+    let relay = Role::relay(relay_config);
+    let standby = start_restored(folder.path(), &[("fsync", "on")]);
+    let mut load = Load::start(&server, 4, 0);
+    load.wait_for_more(50).await;
+
+    cloud.weed.kill();
+    agent.wait_problem("VaultUnreachable").await;
+    let hanging = load.acknowledged();
+    // Whoever does not wait for the vault goes on: the server keeps the WAL that the agent cannot store.
+    for part in 0..12 {
+        tokio::time::sleep(Duration::from_secs(seconds) / 12).await;
+        server.psql(&format!(
+            "SET synchronous_commit = local; \
+             INSERT INTO meanwhile SELECT {part}, md5(i::text) FROM generate_series(1, 100000) i"
+        ));
+    }
+    assert_eq!(load.acknowledged(), hanging, "nothing is acknowledged that is not in the vault");
+    tokio::task::block_in_place(|| cloud.weed.restart());
+
+    load.wait_for_more(50).await;
+    let after = agent.wait_agent("no problem", |s| s.problem.is_none() && s.state == AgentState::Streaming).await;
+    assert_eq!((after.epoch, after.incarnation), (before.epoch, before.incarnation), "the same writer went on");
+    let ledger = load.stop();
+    let rows = "SELECT (SELECT count(*) FROM ledger), (SELECT count(*) FROM meanwhile)";
+    wait("the same rows", || async { (standby.psql(rows), server.psql(rows)) }, |(there, here)| there == here).await;
+    assert_eq!(missing(&standby, &ledger.acknowledged), Vec::<i64>::new());
+    archiver.wait_archiver("at work", |s| s.problem.is_none() && s.archived > before.durable).await;
+    drop(relay);
+}
