@@ -180,6 +180,8 @@ async fn a_takeover_that_is_given_up_can_be_taken_back() {
     while cloud.database("a").takeover(&taker, &TakeoverOptions::default()).await.is_err() {}
     let status = agent.wait_problem("TakeoverPending").await;
     assert_eq!(status.state, AgentState::TakeoverPending);
+    // A writer that was told just before the seal has to write it down.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let hanging = load.acknowledged();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(load.acknowledged(), hanging, "nothing is acknowledged after the seal");

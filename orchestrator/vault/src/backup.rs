@@ -158,7 +158,7 @@ impl BackupWriter {
     }
 
     /// Stores the next part, of at most 16 MiB. Returns when it is on its way; an earlier part that could not be
-    /// stored is reported here or by [`BackupWriter::finish`].
+    /// stored is reported here or by [`BackupWriter::finish`]. Whoever gives up waiting gives up the backup.
     pub async fn part(&mut self, plain: Bytes) -> Result<(), VaultError> {
         let n = self.next.saturating_add(self.sealing.len() as u32);
         let key = self.database.keys.backup_part(&self.meta.id, n);
@@ -183,10 +183,16 @@ impl BackupWriter {
 
     /// Sends the oldest part that is being sealed.
     async fn send(&mut self) -> Result<(), VaultError> {
-        let Some(sealing) = self.sealing.pop_front() else { return Ok(()) };
+        while self.puts.len() >= IN_FLIGHT {
+            self.settle().await?;
+        }
+        let Some(sealing) = self.sealing.front_mut() else { return Ok(()) };
+        let sealed = sealing.await;
+        // Nothing waits from here on: whoever gives up waiting leaves no part behind that is taken out and not sent.
+        self.sealing.pop_front();
         let key = self.database.keys.backup_part(&self.meta.id, self.next);
         let gone = |_| damaged(&key)(ObjectError::Open { reason: "the sealing thread ended".into() });
-        let (sealer, sealed) = sealing.await.map_err(gone)?;
+        let (sealer, sealed) = sealed.map_err(gone)?;
         self.sealers.push(sealer);
         let (info, body) = sealed.map_err(damaged(&key))?;
         self.plain_bytes += info.plain_len;
@@ -195,17 +201,16 @@ impl BackupWriter {
         drop(body);
         self.stored_bytes += object.len() as u64;
         (self.prev, self.next) = (Some(hash), self.next + 1);
-        while self.puts.len() >= IN_FLIGHT {
-            self.settle().await?;
-        }
         let database = self.database.clone();
         self.puts.push_back(tokio::spawn(async move { database.create_own(&key, object).await }));
         Ok(())
     }
 
     async fn settle(&mut self) -> Result<(), VaultError> {
-        let Some(put) = self.puts.pop_front() else { return Ok(()) };
-        put.await.map_err(|_| VaultError::Store(ended("a task that stores a part ended")))?
+        let Some(put) = self.puts.front_mut() else { return Ok(()) };
+        let end = put.await;
+        self.puts.pop_front();
+        end.map_err(|_| VaultError::Store(ended("a task that stores a part ended")))?
     }
 
     fn subject(&self, n: u32, prev: Option<Hash>) -> Subject {

@@ -68,8 +68,11 @@ pub(crate) fn holdfast_conf(
     let wal_level = source.get("wal_level").filter(|level| *level == "logical").map_or("replica", String::as_str);
     let ours = slot_name(&config.name);
     let password = password.map(|password| format!(" password='{}'", conninfo(password))).unwrap_or_default();
+    // PostgreSQL's own limit does not hold for a standby: whoever connects at the moment at which a relay's pod goes would wait
+    // two minutes for an address that nobody has. The kernel's does.
+    let limits = "connect_timeout=5 tcp_user_timeout=5000";
     let primary = format!(
-        "host='{}' port={} user=holdfast application_name={ours} connect_timeout=5{password}",
+        "host='{}' port={} user=holdfast application_name={ours} {limits}{password}",
         conninfo(&config.primary.host),
         config.primary.port
     );
@@ -149,7 +152,7 @@ mod tests {
             "max_wal_senders = '10'",
             "TimeZone = 'Europe/Prague'",
             "synchronous_standby_names = 'holdfast_lab_1'",
-            r"primary_conninfo = 'host=''o\\''relay'' port=5433 user=holdfast application_name=holdfast_lab_1 connect_timeout=5 password=''s\\'''''",
+            r"primary_conninfo = 'host=''o\\''relay'' port=5433 user=holdfast application_name=holdfast_lab_1 connect_timeout=5 tcp_user_timeout=5000 password=''s\\'''''",
         ] {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
