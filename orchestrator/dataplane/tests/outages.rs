@@ -158,12 +158,7 @@ async fn a_store_that_is_away_for_an_hour_costs_no_data_and_no_restart() {
     let agent = Role::agent(cloud.agent_config(&server, "a"));
     let before = agent.wait_protected().await;
     let archiver = Role::archiver(cloud.archiver_config("a"));
-    let relay_config = cloud.relay_config("a", None);
-    let folder = tempfile::tempdir().expect("a folder");
-    let restore_config = cloud.restore_config("a", folder.path(), relay_config.serve, "volume");
-    restore::run(restore_config, CancellationToken::new()).await.expect("restores");
-    let relay = Role::relay(relay_config);
-    let standby = start_restored(folder.path(), &[("fsync", "on")]);
+    let (standby, relay) = common::takeover::standby(&cloud, "a").await;
     let mut load = Load::start(&server, 4, 0);
     load.wait_for_more(50).await;
 

@@ -1,4 +1,4 @@
-//! Base backups: plain parts in order, sealed one by one, and a manifest that makes them count.
+//! Base backups: plain parts in order, each sealed for itself, and a manifest that makes them count.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -116,6 +116,8 @@ pub struct BackupWriter {
     plain_bytes: u64,
     stored_bytes: u64,
     puts: VecDeque<JoinHandle<Result<(), VaultError>>>,
+    /// A part failed, or its caller gave up waiting: with it missing there is no backup.
+    broken: bool,
 }
 
 impl std::fmt::Debug for BackupWriter {
@@ -154,12 +156,26 @@ impl BackupWriter {
             plain_bytes: 0,
             stored_bytes: 0,
             puts: VecDeque::new(),
+            broken: false,
         })
     }
 
     /// Stores the next part, of at most 16 MiB. Returns when it is on its way; an earlier part that could not be
     /// stored is reported here or by [`BackupWriter::finish`]. Whoever gives up waiting gives up the backup.
     pub async fn part(&mut self, plain: Bytes) -> Result<(), VaultError> {
+        self.whole()?;
+        // Until this one is on its way.
+        self.broken = true;
+        self.begin(plain).await?;
+        self.broken = false;
+        Ok(())
+    }
+
+    fn whole(&self) -> Result<(), VaultError> {
+        if self.broken { Err(VaultError::Store(ended("an earlier part was not stored"))) } else { Ok(()) }
+    }
+
+    async fn begin(&mut self, plain: Bytes) -> Result<(), VaultError> {
         let n = self.next.saturating_add(self.sealing.len() as u32);
         let key = self.database.keys.backup_part(&self.meta.id, n);
         if plain.len() > MAX_PART_BYTES {
@@ -219,6 +235,7 @@ impl BackupWriter {
 
     /// Waits for all parts and stores the manifest: from then on the backup counts.
     pub async fn finish(mut self, end: Lsn, finished: Timestamp) -> Result<BackupManifest, VaultError> {
+        self.whole()?;
         while !self.sealing.is_empty() {
             self.send().await?;
         }
