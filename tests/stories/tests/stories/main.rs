@@ -5,7 +5,6 @@
 
 mod bad_input;
 mod bad_plan;
-mod bucket_off;
 mod by_the_page;
 mod drill;
 mod killed;

@@ -1,15 +1,20 @@
-//! The primary site is cut off from everything and stays up.
+//! The primary site loses the bucket, which comes back, and then is cut off from everything and stays up.
+
+use std::time::Duration;
 
 use holdfast_api::ProtectedDatabase;
 use holdfast_api::condition::{reasons, types};
-use holdfast_stories::{DATABASES, Site, story};
+use holdfast_hospital::load::Load;
+use holdfast_stories::{DATABASES, Site, Story, story};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_is_only_cut_off_acknowledges_nothing_and_stays_fenced() -> anyhow::Result<()> {
+async fn with_the_bucket_off_nothing_is_acknowledged_and_a_primary_that_is_cut_off_stays_fenced() -> anyhow::Result<()>
+{
     story("network cut", async |story| {
         story.open_hospital().await?;
         let load = story.load(8)?;
         story.acknowledged(&load, 300).await?;
+        the_bucket_goes_off_and_on(story, &load).await?;
 
         let primary = story.lab.site(Site::Primary);
         primary.cut().await?;
@@ -40,4 +45,17 @@ async fn a_primary_that_is_only_cut_off_acknowledges_nothing_and_stays_fenced() 
         Ok(())
     })
     .await
+}
+
+/// Its S3 server: what hangs meanwhile goes on afterwards.
+async fn the_bucket_goes_off_and_on(story: &Story, load: &Load) -> anyhow::Result<()> {
+    story.lab.cloud().stop().await?;
+    // What was stored before it went off may still be on its way to the client.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = load.stats().borrow().acked;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let after = load.stats().borrow().acked;
+    anyhow::ensure!(after == before, "{} writes were acknowledged without the bucket", after - before);
+    story.lab.cloud().start().await?;
+    story.acknowledged(load, 300).await
 }

@@ -10,19 +10,23 @@ use holdfast_stories::{DATABASES, NAMESPACE, Site, Story, part, story};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::watched::Watch;
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_power_cut_under_load_loses_nothing_and_the_old_site_stays_fenced() -> anyhow::Result<()> {
+async fn a_power_cut_that_is_watched_loses_nothing_and_the_old_site_stays_fenced() -> anyhow::Result<()> {
     story("power cut", async |story| {
         story.open_hospital().await?;
         let load = story.load(16)?;
         story.acknowledged(&load, 500).await?;
+        let watch = Watch::begin(story).await?;
 
         let primary = story.lab.site(Site::Primary);
         primary.kill().await?;
-        story.fail_over("failover-1").await?;
+        let failover = story.fail_over("failover-1").await?;
         story.acknowledged(&load, 100).await?;
         load.stop().await?;
         story.nothing_is_lost(Site::Standby).await?;
+        watch.saw(story, failover).await?;
 
         // Its databases and agents come up as if nothing had happened.
         primary.restore().await?;

@@ -5,44 +5,48 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use holdfast_api::RecoveryPlan;
+use holdfast_api::{Failover, RecoveryPlan, RecoveryPlanStatus};
 use holdfast_lab::wait;
-use holdfast_stories::{Collector, NAMESPACE, OPERATOR, PLAN, Site, Story, part, story};
+use holdfast_stories::{Collector, NAMESPACE, OPERATOR, PLAN, Site, Story, part};
 use kube::api::Api;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failover_shows_in_metrics_is_one_trace_and_names_the_runbook_it_followed() -> anyhow::Result<()> {
-    story("watched", async |story| {
+/// What was shown before the failover, and who listens to its trace.
+pub(crate) struct Watch {
+    collector: Collector,
+    plan: RecoveryPlanStatus,
+    page: String,
+}
+
+impl Watch {
+    /// Of a hospital that is open, and whose standby site sends its traces from now on.
+    pub(crate) async fn begin(story: &Story) -> anyhow::Result<Self> {
         let collector = Collector::start().await?;
         story.send_traces(Site::Standby).await?;
-        story.open_hospital().await?;
-        let load = story.load(8)?;
-        story.acknowledged(&load, 100).await?;
         let plans = Api::<RecoveryPlan>::namespaced(story.client(Site::Standby).await?, NAMESPACE);
         let plan = plans.get(PLAN).await?.status.context("a plan without status")?;
         let page = story.runbook(PLAN).await?;
         every_role_measures(story).await?;
+        Ok(Self { collector, plan, page })
+    }
 
-        story.lab.site(Site::Primary).kill().await?;
-        let failover = story.fail_over("failover-1").await?;
-        story.acknowledged(&load, 50).await?;
-        load.stop().await?;
-        story.nothing_is_lost(Site::Standby).await?;
+    /// The failover followed the page that was printed, each of its steps was measured, and all of them are one trace.
+    pub(crate) async fn saw(&self, story: &Story, failover: Failover) -> anyhow::Result<()> {
         steps_are_measured(story).await?;
-
         let status = failover.status.context("a failover without status")?;
         for (what, planned, followed) in
-            [("plan", plan.hash, status.plan_hash), ("runbook", plan.runbook_hash, status.runbook_hash)]
+            [("plan", &self.plan.hash, &status.plan_hash), ("runbook", &self.plan.runbook_hash, &status.runbook_hash)]
         {
-            let planned = planned.with_context(|| format!("the plan has no hash of its {what}"))?;
-            ensure!(followed.as_deref() == Some(planned.as_str()), "{what}: {followed:?} is not {planned}");
-            ensure!(page.contains(&planned), "the printed page does not carry the {what}'s hash {planned}:\n{page}");
+            let planned = planned.as_ref().with_context(|| format!("the plan has no hash of its {what}"))?;
+            ensure!(followed.as_ref() == Some(planned), "{what}: {followed:?} is not {planned}");
+            ensure!(self.page.contains(planned), "the printed page lacks the {what}'s hash {planned}:\n{}", self.page);
         }
+        self.is_one_trace(status.steps.into_iter().map(|step| step.name).collect()).await
+    }
 
-        let steps: BTreeSet<_> = status.steps.into_iter().map(|step| step.name).collect();
+    async fn is_one_trace(&self, steps: BTreeSet<String>) -> anyhow::Result<()> {
         ensure!(steps.len() >= 20, "{steps:?}");
-        wait::until("one trace with a span a step", Duration::from_secs(30), || async {
-            let spans = collector.spans();
+        let traced = wait::until("one trace with a span a step", Duration::from_secs(30), || async {
+            let spans = self.collector.spans();
             let roots: Vec<_> = spans.iter().filter(|span| span.name == "failover").collect();
             let [root] = roots[..] else {
                 return Err(format!("{} spans, {} roots", spans.len(), roots.len()));
@@ -51,11 +55,9 @@ async fn a_failover_shows_in_metrics_is_one_trace_and_names_the_runbook_it_follo
             let traced: BTreeSet<_> = traced.map(|span| span.name.clone()).collect();
             let missing: Vec<_> = steps.difference(&traced).collect();
             if missing.is_empty() { Ok(()) } else { Err(format!("without a span in the trace: {missing:?}")) }
-        })
-        .await?;
-        Ok(())
-    })
-    .await
+        });
+        Ok(traced.await?)
+    }
 }
 
 /// Lag, durable LSN and requests of every role, with values: `name`, or `name{label="value"}`.
