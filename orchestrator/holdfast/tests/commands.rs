@@ -17,14 +17,6 @@ use serde_json::{Value, json};
 const BUCKET: &str = "holdfast";
 /// What the good cases name.
 const DATABASE: &str = "billing";
-/// As the shared server of tests has it, and one with the rights of a vault's writer.
-const IDENTITIES: &str = r#"{"identities": [
-    {"name": "admin", "credentials": [{"accessKey": "holdfast-test", "secretKey": "holdfast-test-secret"}],
-     "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
-    {"name": "writer", "credentials": [{"accessKey": "writer", "secretKey": "writer-secret"}],
-     "actions": ["Read:holdfast*", "Write:holdfast*", "List:holdfast*", "GetObjectRetention:holdfast*",
-                 "PutObjectRetention:holdfast*", "GetBucketObjectLockConfiguration:holdfast*"]}
-]}"#;
 
 /// A subcommand: how it is called well, what that must give, and what else can be wrong with it.
 struct Row {
@@ -49,7 +41,7 @@ struct Desk {
 impl Desk {
     /// A vault with one database, and what a person has besides.
     async fn new() -> Desk {
-        let weed = SeaweedFS::start_with_identities(IDENTITIES);
+        let weed = SeaweedFS::start_with_writer();
         create_bucket(&weed, BUCKET).await;
         let vault = Vault::open(s3_config(&weed, BUCKET, "t")).unwrap();
         let mut fixture = Fixture::new(vault, small_segments()).await;

@@ -166,6 +166,19 @@ async fn a_pass_leaves_evidence_that_is_locked_and_found_sound_by_the_next_one()
     assert_eq!((shared.findings, shared.totals.objects, shared.totals.locks), (vec![], 1, 1));
 }
 
+/// Of chunks there may be millions: a pass over them takes and costs as much as its requests.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_and_its_lock_are_one_request() {
+    let (_weed, fixture) = hospital().await;
+    let mut scrub = Scrub::new(DATABASE, 100.0, Timestamp::now());
+    scrub.open(&fixture.vault, Some(fixture.identities.clone())).await.unwrap();
+    assert!(scrub.step(Budget::unlimited()).await.unwrap());
+    let totals = scrub.totals();
+    // Listings, and the manifest of the backup.
+    let others = totals.requests - totals.objects;
+    assert!(totals.locks == totals.objects && totals.objects > 12 && others < 10, "{totals:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_only_read_leaves_no_evidence_and_says_so() {
     let weed = SeaweedFS::start_with_identities(

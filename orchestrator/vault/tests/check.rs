@@ -11,15 +11,6 @@ use holdfast_vault::{Attempt, CredentialsSource, LockProbe, Outcome, ProbeOption
 
 const BUCKET: &str = "holdfast";
 
-/// An administrator, and a writer with what a vault needs; what the writer must not do is for the bucket's policy.
-const IDENTITIES: &str = r#"{"identities": [
-    {"name": "admin", "credentials": [{"accessKey": "admin", "secretKey": "admin-secret"}],
-     "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
-    {"name": "writer", "credentials": [{"accessKey": "writer", "secretKey": "writer-secret"}],
-     "actions": ["Read:holdfast*", "Write:holdfast*", "List:holdfast*", "GetObjectRetention:holdfast*",
-                 "PutObjectRetention:holdfast*", "GetBucketObjectLockConfiguration:holdfast*"]}
-]}"#;
-
 struct Server {
     weed: SeaweedFS,
     admin: Client,
@@ -27,8 +18,8 @@ struct Server {
 
 impl Server {
     async fn start() -> Server {
-        let weed = SeaweedFS::start_with_identities(IDENTITIES);
-        let admin = common::s3_client_of(&weed, "admin", "admin-secret");
+        let weed = SeaweedFS::start_with_writer();
+        let admin = common::s3_client_of(&weed, weed.access_key(), weed.secret_key());
         admin.create_bucket().bucket(BUCKET).object_lock_enabled_for_bucket(true).send().await.unwrap();
         Server { weed, admin }
     }
@@ -110,7 +101,7 @@ async fn rights_that_a_writer_should_not_have_are_named_and_the_bucket_is_left_a
     let server = Server::start().await;
     let put = server.admin.put_object().bucket(BUCKET).key("other/v1/db/lab/identity");
     put.body(bytes::Bytes::from_static(b"x").into()).send().await.unwrap();
-    let probe = server.vault("admin").probe_lock(&other()).await.unwrap();
+    let probe = server.vault(server.weed.access_key()).probe_lock(&other()).await.unwrap();
     for attempt in [Attempt::PutLifecycle, Attempt::PutPolicy, Attempt::PutLockConfiguration, Attempt::ReadOther] {
         assert!(outcome(&probe, attempt).is_harmful(), "{attempt:?}: {probe:#?}");
         assert!(outcome(&probe, attempt).detail().contains("To do: "), "{attempt:?}");
@@ -142,7 +133,7 @@ async fn lifecycle_rules_are_put_back_and_those_that_expire_are_named() {
     let rules = BucketLifecycleConfiguration::builder().rules(rule).build().unwrap();
     let put = server.admin.put_bucket_lifecycle_configuration().bucket(BUCKET).lifecycle_configuration(rules);
     put.send().await.unwrap();
-    let probe = server.vault("admin").probe_lock(&ProbeOptions::default()).await.unwrap();
+    let probe = server.vault(server.weed.access_key()).probe_lock(&ProbeOptions::default()).await.unwrap();
     assert!(outcome(&probe, Attempt::ExpiringRules).detail().contains("tidy"), "{probe:#?}");
     assert_eq!(outcome(&probe, Attempt::ReadOther).name(), "skipped");
     let after = server.admin.get_bucket_lifecycle_configuration().bucket(BUCKET).send().await.unwrap();
@@ -159,7 +150,10 @@ async fn the_requests_of_the_probe_succeed_where_nothing_is_locked() {
         chunk_retention_days: 1,
         ..VaultConfig::new(
             BUCKET,
-            CredentialsSource::Static { access_key_id: "admin".into(), secret_access_key: "admin-secret".into() },
+            CredentialsSource::Static {
+                access_key_id: server.weed.access_key().into(),
+                secret_access_key: server.weed.secret_key().into(),
+            },
         )
     };
     let store = S3Store::new(config).unwrap();

@@ -21,6 +21,15 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// To find ports that nobody else takes.
 const ATTEMPTS: u32 = 5;
 
+/// The one identity, and a writer.
+const WITH_WRITER: &str = r#"{"identities": [
+    {"name": "admin", "credentials": [{"accessKey": "holdfast-test", "secretKey": "holdfast-test-secret"}],
+     "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
+    {"name": "writer", "credentials": [{"accessKey": "writer", "secretKey": "writer-secret"}],
+     "actions": ["Read:holdfast*", "Write:holdfast*", "List:holdfast*", "GetObjectRetention:holdfast*",
+                 "PutObjectRetention:holdfast*", "GetBucketObjectLockConfiguration:holdfast*"]}
+]}"#;
+
 /// A running SeaweedFS with its S3 gateway, empty; removed with all its data when dropped.
 ///
 /// Buckets are made by whoever needs them (with Object Lock, or without it).
@@ -41,6 +50,12 @@ impl SeaweedFS {
     /// Starts a server that knows these identities and no other: the text of a file for `weed`'s `-s3.config`.
     pub fn start_with_identities(identities: &str) -> SeaweedFS {
         SeaweedFS::new(&[(IDENTITIES, identities)])
+    }
+
+    /// Starts a server that also knows `writer`, with the secret `writer-secret`, who may do what a vault needs in buckets whose
+    /// names start with `holdfast`; what he must not do is for the bucket's policy.
+    pub fn start_with_writer() -> SeaweedFS {
+        SeaweedFS::start_with_identities(WITH_WRITER)
     }
 
     /// Starts a server that, beside the one identity, gives roles for the tokens of issuers, by an STS at the S3 endpoint: the

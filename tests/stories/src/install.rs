@@ -55,11 +55,21 @@ impl Setup {
 
     /// From the next [`Setup::apply_samples`] on, a site reaches the bucket at this endpoint.
     pub(crate) fn reach_the_bucket_at(&self, endpoint: &str) -> Result<()> {
+        self.set("endpoint", endpoint)
+    }
+
+    /// From the next [`Setup::apply_samples`] on, a site's vault is in this bucket.
+    pub(crate) fn keep_the_vault_in(&self, bucket: &str) -> Result<()> {
+        self.set("bucket", bucket)
+    }
+
+    /// Edits the samples' settings.
+    fn set(&self, name: &str, value: &str) -> Result<()> {
         let path = self.samples().join("settings/settings.env");
         let settings = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let others = settings.lines().filter(|line| !line.starts_with("endpoint="));
+        let others = settings.lines().filter(|line| !line.starts_with(&format!("{name}=")));
         let settings: String = others.map(|line| format!("{line}\n")).collect();
-        write(&path, format!("endpoint={endpoint}\n{settings}").as_bytes())
+        write(&path, format!("{name}={value}\n{settings}").as_bytes())
     }
 
     /// The copy of the repository's `manifests` that this story applies.

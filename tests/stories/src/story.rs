@@ -116,6 +116,11 @@ impl Story {
         self.setup.reach_the_bucket_at(endpoint)
     }
 
+    /// A site that is opened from now on has its vault in this bucket.
+    pub fn keep_the_vault_in(&self, bucket: &str) -> Result<()> {
+        self.setup.keep_the_vault_in(bucket)
+    }
+
     /// The namespace and the samples' Secrets at a site, and nothing else.
     pub async fn prepare(&self, site: Site) -> Result<()> {
         self.setup.prepare(&self.lab, site).await

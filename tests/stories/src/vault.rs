@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::types::{ChecksumMode, ObjectLockMode};
 use futures::{StreamExt, TryStreamExt, stream};
-use holdfast_lab::{BUCKET, Bucket, Site};
+use holdfast_lab::{Bucket, Site};
 use holdfast_vault::{Identities, Recipients};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams};
@@ -16,13 +16,13 @@ use crate::story::Story;
 const AT_ONCE: usize = 16;
 
 impl Story {
-    /// Fails unless every object of this story is there once, was never hidden, is locked against everybody and carries a
+    /// Fails unless every object of this story in a bucket is there once, was never hidden, is locked against everybody and carries a
     /// checksum. Returns how many there are.
     ///
     /// The lock probe's own objects are left out: it tries to overwrite, to hide and to put without a lock, and a store may
     /// let it add versions and markers on top of what it keeps.
-    pub async fn everything_is_locked_once(&self) -> Result<usize> {
-        let bucket = self.lab.cloud().bucket(BUCKET);
+    pub async fn everything_is_locked_once(&self, bucket: &str) -> Result<usize> {
+        let bucket = self.lab.cloud().bucket(bucket);
         let probes = format!("{}/v1/probe/", self.prefix());
         let mut objects: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for entry in bucket.versions(&format!("{}/", self.prefix())).await? {

@@ -1,6 +1,6 @@
 //! What is an index and what is not, and what opening a long log costs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_wal::TimelineId;
 use holdfast_wal::history::TimelineHistory;
@@ -107,13 +107,13 @@ impl Log {
     }
 }
 
-/// Everybody who opens a log, and what it costs each to find the end of it.
+/// Everybody who opens a log, and how many requests it takes each to find the end of it. (How long, `cargo lab bench vault` tells.)
 async fn openings(store: &Arc<MemoryStore>, database: &DatabaseVault, end: &Cursor) -> Vec<(&'static str, u64)> {
     let mut costs = Vec::new();
     for who in ["reader", "claimant", "taker", "relay"] {
         let opened = DatabaseVault::new(database.vault.clone(), "billing");
         store.set_toxics(Toxics { latency: Duration::from_millis(20), ..Toxics::default() });
-        let (before, began) = (store.requests(), Instant::now());
+        let before = store.requests();
         let found = match who {
             "reader" => opened.tip().await.unwrap().tip,
             "relay" => {
@@ -131,11 +131,9 @@ async fn openings(store: &Arc<MemoryStore>, database: &DatabaseVault, end: &Curs
                 walked.position().start
             }
         };
-        let (requests, took) = (store.requests() - before, began.elapsed());
         store.set_toxics(Toxics::default());
         assert_eq!(found, end.position().start, "{who}");
-        assert!(took <= Duration::from_secs(1), "{who}: {took:?}");
-        costs.push((who, requests));
+        costs.push((who, store.requests() - before));
     }
     costs
 }

@@ -376,6 +376,7 @@ fn object(stored: &Stored, front: Option<u64>) -> Option<Object> {
         total_len: bytes.len() as u64,
         version_id: Some(stored.id.clone()),
         last_modified: Some(stored.at),
+        lock: stored.until.map(|until| Retention { compliance: stored.compliance, until }),
     })
 }
 

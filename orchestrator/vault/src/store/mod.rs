@@ -68,6 +68,8 @@ pub struct Object {
     pub version_id: Option<String>,
     /// When the store made that version, by the store's clock.
     pub last_modified: Option<Timestamp>,
+    /// How it is locked, as far as the answer told it: S3 does to whoever may ask for the retention, and not every store does.
+    pub lock: Option<Retention>,
 }
 
 /// One version of a key.

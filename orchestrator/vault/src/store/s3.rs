@@ -206,7 +206,7 @@ impl S3Store {
             // A range of an empty object, which is none of ours: let it be read as what it is.
             Err(SdkError::ServiceError(service)) if front.is_some() && service.raw().status().as_u16() == 416 => {
                 let (bytes, version_id) = (Bytes::new(), version.map(str::to_owned));
-                Ok(Some(Object { bytes, total_len: 0, version_id, last_modified: None }))
+                Ok(Some(Object { bytes, total_len: 0, version_id, last_modified: None, lock: None }))
             }
             Err(error) => Err(store_error("GetObject", &self.target(key), error)),
         }
@@ -218,6 +218,8 @@ impl S3Store {
         let total_len = output.content_range.as_deref().and_then(total_of_range).unwrap_or(announced);
         let last_modified = output.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
         let version_id = output.version_id.clone();
+        let lock =
+            retention_of(output.object_lock_mode().map(|mode| mode.as_str()), output.object_lock_retain_until_date());
         let fault = |detail: String| self.error(StoreErrorKind::Damaged, "GetObject", key, &detail);
         if announced > MAX_OBJECT_LEN {
             let detail = format!("{announced} bytes, more than any object of a vault");
@@ -233,7 +235,7 @@ impl S3Store {
         if bytes.len() as u64 != announced {
             return Err(fault(format!("{} bytes of {announced}", bytes.len())));
         }
-        Ok(Object { bytes: bytes.freeze(), total_len, version_id, last_modified })
+        Ok(Object { bytes: bytes.freeze(), total_len, version_id, last_modified, lock })
     }
 
     async fn all_versions(&self, key: &str) -> Result<Vec<Version>, StoreError> {
@@ -361,9 +363,7 @@ impl S3Store {
             Err(error) => return Err(store_error("GetObjectRetention", &self.target(key), error)),
         };
         let Some(retention) = output.retention() else { return Ok(None) };
-        let until = retention.retain_until_date().and_then(|at| Timestamp::from_second(at.secs()).ok());
-        let compliance = retention.mode() == Some(&ObjectLockRetentionMode::Compliance);
-        Ok(until.map(|until| Retention { compliance, until }))
+        Ok(retention_of(retention.mode().map(|mode| mode.as_str()), retention.retain_until_date()))
     }
 
     async fn delete_refused(&self, key: &str, id: &str) -> Result<bool, StoreError> {
@@ -422,6 +422,12 @@ fn refusal(status: u16, code: &str) -> Option<bool> {
 fn is_absent(error: &GetObjectError, status: u16) -> bool {
     // A 404 that names the bucket is another thing. 405 is a version that is a delete marker.
     error.is_no_such_key() || (matches!(status, 404 | 405) && error.code() != Some("NoSuchBucket"))
+}
+
+/// A lock as an answer tells it; none without an end.
+fn retention_of(mode: Option<&str>, until: Option<&DateTime>) -> Option<Retention> {
+    let until = Timestamp::from_second(until?.secs()).ok()?;
+    Some(Retention { compliance: mode == Some(ObjectLockRetentionMode::Compliance.as_str()), until })
 }
 
 /// The length of the whole in `bytes 0-99/1234`.

@@ -177,14 +177,14 @@ impl UrlStore {
         let noted = result.attributes.get(&Attribute::Metadata(STORED.into())).and_then(|at| at.parse().ok());
         let last_modified = noted.or_else(|| modified(&result.meta));
         let bytes = result.bytes().await.map_err(|error| self.failed("GetObject", key, error))?;
-        Ok(Some(Object { bytes, total_len, version_id: Some(ONLY.to_owned()), last_modified }))
+        Ok(Some(Object { bytes, total_len, version_id: Some(ONLY.to_owned()), last_modified, lock: None }))
     }
 
     async fn empty(&self, key: &str, path: &Path, error: object_store::Error) -> Result<Option<Object>, StoreError> {
         match self.store.head(path).await {
             Ok(meta) if meta.size == 0 => {
                 let (version_id, last_modified) = (Some(ONLY.to_owned()), modified(&meta));
-                Ok(Some(Object { bytes: Bytes::new(), total_len: 0, version_id, last_modified }))
+                Ok(Some(Object { bytes: Bytes::new(), total_len: 0, version_id, last_modified, lock: None }))
             }
             _ => Err(self.failed("GetObject", key, error)),
         }

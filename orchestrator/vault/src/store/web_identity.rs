@@ -4,6 +4,7 @@
 //! <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html>
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -24,6 +25,12 @@ use super::tls::Connections;
 
 /// The whole exchange. The SDK gives a provider of credentials five seconds.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// A session that lives longer than this is renewed when a quarter of its life is left, so that the service may be away meanwhile.
+const LONG: Duration = Duration::from_secs(60);
+/// How long a session that could not be renewed is used before that is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+/// The SDK takes credentials for ended so long before they end.
+const BUFFER: Duration = Duration::from_secs(10);
 /// No answer of STS is longer.
 const MAX_ANSWER_LEN: usize = 64 * 1024;
 /// So many characters of what a refusal says are passed on.
@@ -38,6 +45,8 @@ pub(super) struct WebIdentity {
     token_file: PathBuf,
     endpoint: String,
     connector: Connector,
+    /// What the last exchange gave, with its true end.
+    session: Mutex<Option<Credentials>>,
 }
 
 /// What came of one exchange.
@@ -60,7 +69,13 @@ impl WebIdentity {
         read_file(&token_file)?;
         let url: Url = endpoint.parse().map_err(|e| format!("the STS endpoint {endpoint} is not a URL ({e})"))?;
         let endpoint = url.as_str().to_owned();
-        Ok(WebIdentity { role_arn, token_file, endpoint, connector: connections.connector() })
+        Ok(WebIdentity {
+            role_arn,
+            token_file,
+            endpoint,
+            connector: connections.connector(),
+            session: Mutex::new(None),
+        })
     }
 
     /// One exchange. What is said of a failure names the service and the role.
@@ -77,6 +92,34 @@ impl WebIdentity {
             Refused::Passing(why) => Refused::Passing(place(why)),
             Refused::Lasting(why) => Refused::Lasting(place(why)),
         })
+    }
+
+    /// Credentials with the time at which the SDK is to ask for others.
+    async fn credentials(&self) -> Result<Credentials, Refused> {
+        let outcome = self.exchange().await;
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now();
+        let left = |keys: &Credentials| keys.expiry().and_then(|end| end.duration_since(now).ok()).unwrap_or_default();
+        let (keys, life) = match outcome {
+            Ok(keys) => {
+                let life = left(&keys);
+                (session.insert(keys), if life > LONG { life * 3 / 4 } else { life })
+            }
+            Err(refused) => {
+                let Some(keys) = session.as_mut().filter(|keys| left(keys) > BUFFER) else { return Err(refused) };
+                let (Refused::Passing(why) | Refused::Lasting(why)) = &refused;
+                tracing::warn!(
+                    why,
+                    seconds_left = left(keys).as_secs(),
+                    "a session could not be renewed yet and is used on"
+                );
+                let life = left(keys).min(TRY_AGAIN);
+                (keys, life)
+            }
+        };
+        let mut keys = keys.clone();
+        *keys.expiry_mut() = Some(now + life);
+        Ok(keys)
     }
 
     async fn ask(&self, token: &str) -> Result<Credentials, Refused> {
@@ -155,7 +198,7 @@ impl ProvideCredentials for WebIdentity {
         Self: 'a,
     {
         provider::future::ProvideCredentials::new(async {
-            self.exchange().await.map_err(|refused| match refused {
+            self.credentials().await.map_err(|refused| match refused {
                 Refused::Passing(why) => CredentialsError::provider_error(why),
                 Refused::Lasting(why) => CredentialsError::not_loaded(why),
             })
@@ -205,6 +248,29 @@ mod tests {
         }
     }
 
+    /// An answer to a token in a file, and from then on nobody.
+    #[tokio::test]
+    async fn a_session_outlives_a_service_that_is_away_when_it_is_to_be_renewed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "x").unwrap();
+        let connections = Connections::new(None, None).unwrap();
+        let identity = WebIdentity::new("arn".into(), file, "http://127.0.0.1:9".into(), connections).unwrap();
+        assert!(identity.credentials().await.is_err(), "nobody is there, and there is no session");
+        let session = |life| {
+            let end = SystemTime::now() + Duration::from_secs(life);
+            *identity.session.lock().unwrap() = Some(Credentials::new("ASIAX", "s", None, Some(end), "test"));
+            end
+        };
+        let end = session(900);
+        let keys = identity.credentials().await.unwrap();
+        assert!(keys.access_key_id() == "ASIAX" && keys.expiry().unwrap() < end - Duration::from_secs(800), "{keys:?}");
+        let end = session(30);
+        assert!(identity.credentials().await.unwrap().expiry().unwrap() <= end);
+        session(5);
+        assert!(matches!(identity.credentials().await, Err(Refused::Passing(_))), "it is as good as over");
+    }
+
     /// Answers each connection once and gives the request's body back.
     async fn sts(answer: &'static str) -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -218,7 +284,10 @@ mod tests {
                     let read = stream.read(&mut buffer).await.unwrap();
                     request += &String::from_utf8_lossy(&buffer[..read]);
                 }
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.len());
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ndate: Tue, 24 Nov 2026 12:00:00 GMT\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    answer.len()
+                );
                 stream.write_all(format!("{head}{answer}").as_bytes()).await.unwrap();
                 let _ = heard.send(request);
             }
@@ -236,7 +305,11 @@ mod tests {
         let connections = Connections::new(None, None).unwrap();
         let identity =
             WebIdentity::new("arn:aws:iam::1:role/x".into(), file.clone(), url, connections.clone()).unwrap();
-        assert_eq!(identity.provide_credentials().await.unwrap().access_key_id(), "ASIAX");
+        let keys = identity.provide_credentials().await.unwrap();
+        assert_eq!(keys.access_key_id(), "ASIAX");
+        // Of the hour a quarter is left when it is to be renewed.
+        let life = keys.expiry().unwrap().duration_since(SystemTime::now()).unwrap();
+        assert!((2600..=2700).contains(&life.as_secs()), "{life:?}");
         let request = heard.recv().await.unwrap();
         for part in ["POST / HTTP/1.1", "RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fx", "WebIdentityToken=first%26token"] {
             assert!(request.contains(part), "{part} in {request}");

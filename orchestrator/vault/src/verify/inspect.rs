@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::catalogue::ListedKey;
 use crate::fetch::retrying;
 use crate::object::{Decoded, Encoding, ObjectError, decode_stored, decode_stored_header, header_block_len};
@@ -50,10 +52,6 @@ pub(super) async fn inspect(look: Look, listed: ListedKey) -> Result<Seen, Store
         listed,
     };
     let Some(version) = seen.listed.version.clone() else { return Ok(seen) };
-    if look.lock {
-        seen.requests += 1;
-        seen.lock = lock(&*look.store, &seen.listed.key, &version).await?;
-    }
     // What a newer version hides has no other way to be read.
     if !look.whole && !seen.listed.tampered() && header(&look, &mut seen).await? {
         return Ok(seen);
@@ -65,6 +63,15 @@ pub(super) async fn inspect(look: Look, listed: ListedKey) -> Result<Seen, Store
         return Ok(seen);
     };
     (seen.whole, seen.bytes) = (true, seen.bytes + object.bytes.len() as u64);
+    if look.lock {
+        seen.lock = match object.lock.clone().filter(|lock| holds(lock, look.store.now())) {
+            Some(lock) => Some(Some(lock)),
+            None => {
+                seen.requests += 1;
+                lock(&*look.store, &seen.listed.key, &version).await?
+            }
+        };
+    }
     let identities = look.identities;
     let job = tokio::task::spawn_blocking(move || check(&object, identities.as_ref()));
     let gone = ObjectError::Open { reason: "the checking thread ended".into() };
@@ -110,6 +117,12 @@ fn check(object: &Object, identities: Option<&Identities>) -> (Result<Decoded, O
         },
         _ => (Ok(decoded), false),
     }
+}
+
+/// Whether a lock that came with its object needs no second look, which saves a request for nearly every object. The answer
+/// to a GET may tell of a lock as it was set first.
+fn holds(lock: &Retention, now: Option<Timestamp>) -> bool {
+    lock.compliance && now.is_some_and(|now| lock.until > now)
 }
 
 /// The retention of a version; none when these credentials may not ask.

@@ -287,8 +287,7 @@ impl Verifier {
                     continue;
                 }
                 let look = self.look(locks);
-                (bytes, requests) =
-                    (bytes + if look.whole { listed.size } else { 0 }, requests + 1 + u64::from(look.lock));
+                (bytes, requests) = (bytes + if look.whole { listed.size } else { 0 }, requests + 1);
                 held += listed.size;
                 under_way.push_back(inspect(look, listed));
             }

@@ -135,8 +135,8 @@ impl SharedVerifier {
                     ended = true;
                     break;
                 };
-                // What is under way counts: a GET, and one for the lock.
-                (held, bytes, requests) = (held + listed.size, bytes + listed.size, requests + 1 + u64::from(lock));
+                // What is under way counts.
+                (held, bytes, requests) = (held + listed.size, bytes + listed.size, requests + 1);
                 let look = Look { store: self.vault.store.clone(), identities: None, whole: true, lock };
                 under_way.push_back(inspect(look, listed));
             }

@@ -113,14 +113,23 @@ impl Bucket {
 
     /// Puts a policy: these users change no setting of the bucket, as a vault's bucket must have it.
     pub async fn deny_settings(&self, users: impl IntoIterator<Item = &'static str>) -> Result<()> {
+        self.deny(users, &["s3:PutLifecycleConfiguration", "s3:PutBucketVersioning", "s3:PutBucketPolicy"]).await
+    }
+
+    /// Puts a policy: for these users the bucket is lost, with all that is in it.
+    pub async fn deny_everything(&self, users: impl IntoIterator<Item = &'static str>) -> Result<()> {
+        self.deny(users, &["s3:*"]).await
+    }
+
+    async fn deny(&self, users: impl IntoIterator<Item = &'static str>, actions: &[&str]) -> Result<()> {
         let arn = format!("arn:aws:s3:::{}", self.name);
         let deny = |user| {
             json!({
-                "Sid": format!("Settings{user}"),
+                "Sid": format!("Deny{user}"),
                 "Effect": "Deny",
                 "Principal": { "AWS": format!("arn:aws:iam::000000000000:user/{user}") },
-                "Action": ["s3:PutLifecycleConfiguration", "s3:PutBucketVersioning", "s3:PutBucketPolicy"],
-                "Resource": [arn],
+                "Action": actions,
+                "Resource": [arn, format!("{arn}/*")],
             })
         };
         let statements: Vec<_> = users.into_iter().map(deny).collect();

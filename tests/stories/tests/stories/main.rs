@@ -8,6 +8,7 @@ mod bad_plan;
 mod by_the_page;
 mod drill;
 mod killed;
+mod lost_bucket;
 mod network_cut;
 mod power_cut;
 mod schema;

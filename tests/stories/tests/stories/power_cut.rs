@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use holdfast_api::ProtectedDatabase;
 use holdfast_api::condition::{reasons, types};
-use holdfast_lab::wait;
+use holdfast_lab::{BUCKET, wait};
 use holdfast_stories::{DATABASES, NAMESPACE, Site, Story, part, story};
 use serde_json::Value;
 use uuid::Uuid;
@@ -39,7 +39,7 @@ async fn a_power_cut_that_is_watched_loses_nothing_and_the_old_site_stays_fenced
 
         story.nothing_is_lost(Site::Standby).await?;
         story.the_primary_cannot_decrypt().await?;
-        let objects = story.everything_is_locked_once().await?;
+        let objects = story.everything_is_locked_once(BUCKET).await?;
         ensure!(objects > 100, "only {objects} objects were looked at");
         println!("{objects} objects, each once, locked and with a checksum");
         Ok(())

@@ -139,6 +139,7 @@ fn object(stored: &Stored, version: usize) -> Object {
         total_len: stored.bytes.len() as u64,
         version_id: Some(version.to_string()),
         last_modified: Some(stored.at),
+        lock: None,
     }
 }
 
