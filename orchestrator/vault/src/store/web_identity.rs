@@ -248,7 +248,6 @@ mod tests {
         }
     }
 
-    /// An answer to a token in a file, and from then on nobody.
     #[tokio::test]
     async fn a_session_outlives_a_service_that_is_away_when_it_is_to_be_renewed() {
         let dir = tempfile::tempdir().unwrap();
@@ -318,7 +317,7 @@ mod tests {
         identity.provide_credentials().await.unwrap();
         assert!(heard.recv().await.unwrap().contains("WebIdentityToken=second"));
         std::fs::remove_dir_all(&dir).unwrap();
-        assert!(identity.provide_credentials().await.is_err());
+        assert!(matches!(identity.exchange().await, Err(Refused::Lasting(_))));
         // Nobody there: that passes.
         let nowhere = "http://127.0.0.1:9".to_owned();
         std::fs::create_dir_all(&dir).unwrap();
