@@ -227,17 +227,24 @@ impl DatabaseVault {
     }
 
     /// The end of the last complete WAL record at or below `upto`. `from` is the start or the end of some record at
-    /// or below it, such as the standby's replay position; the log from there to `upto` is read.
+    /// or below it, such as the standby's replay position; the log is read from there to its end, since only there it is sure
+    /// that no promotion has cut off what was read.
     pub async fn floor(&self, identities: Identities, from: Lsn, upto: Lsn) -> Result<Lsn, ReadError> {
         let access = self.access().await?;
-        let facts = access.facts.clone();
-        let mut scanner = RecordScanner::new(from, facts.segment_size, false);
+        let segment_size = access.facts.segment_size;
         if from >= upto {
             return Ok(from);
         }
+        let mut scanner = RecordScanner::new(from, segment_size, false);
         let mut reader = LogReader::new(access, identities, from, ReadOptions::default());
+        let mut reached = false;
         loop {
-            match reader.next().await? {
+            let event = match reader.next().await {
+                // Nobody asked for what stands beyond: a thief's object, say.
+                Err(_) if reached => return Ok(scanner.complete_end()),
+                event => event?,
+            };
+            match event {
                 ReadEvent::Wal { start, data, .. } => {
                     let want = (upto.saturating_sub(start)).min(data.len() as u64) as usize;
                     if let Err(error) = scanner.push(&data[..want]) {
@@ -245,13 +252,14 @@ impl DatabaseVault {
                         let key = format!("{} around {start}", self.keys.log());
                         return Err(VaultError::Damaged { key, error: ObjectError::Misplaced { reason } }.into());
                     }
-                    if start.checked_add(data.len() as u64).is_none_or(|end| end >= upto) {
-                        return Ok(scanner.complete_end());
-                    }
+                    reached |= start.checked_add(data.len() as u64).is_none_or(|end| end >= upto);
                 }
-                ReadEvent::AtEnd { tip, .. } | ReadEvent::Cut { to: tip, .. } if tip < upto => {
-                    return Err(ReadError::EndsBefore { tip, upto });
+                // The new line goes on where the old site's last complete record ended.
+                ReadEvent::Cut { to, .. } if to < upto => {
+                    (scanner, reached) = (RecordScanner::new(to, segment_size, false), false);
                 }
+                ReadEvent::AtEnd { tip, .. } if tip < upto => return Err(ReadError::EndsBefore { tip, upto }),
+                ReadEvent::AtEnd { .. } => return Ok(scanner.complete_end()),
                 _ => {}
             }
         }

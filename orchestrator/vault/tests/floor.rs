@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{Fixture, attached, durable, identity};
 use holdfast_test_postgres::TestPostgres;
 use holdfast_vault::store::MemoryStore;
-use holdfast_vault::{ReadError, Vault};
+use holdfast_vault::{Promotion, ReadError, TakeoverOptions, TakerState, Vault};
 use holdfast_wal::history::TimelineHistory;
 use holdfast_wal::{Lsn, SEGMENT_SIZE_DEFAULT, TimelineId};
 
@@ -49,6 +49,27 @@ async fn floor_is_a_record_boundary() {
     let keys = fixture.identities.clone();
     assert_eq!(database.floor(keys.clone(), start, end).await.unwrap(), torn);
     assert_eq!(database.floor(keys.clone(), torn, end).await.unwrap(), torn);
-    let beyond = database.floor(keys, start, Lsn(end.0 + 1)).await.unwrap_err();
+    let beyond = database.floor(keys.clone(), start, Lsn(end.0 + 1)).await.unwrap_err();
     assert!(matches!(beyond, ReadError::EndsBefore { .. }), "{beyond}");
+
+    // Another site goes on where the torn record began, and what was stored of that one is cut off.
+    let state = TakerState::generate("test");
+    let taken = database.takeover(&state, &TakeoverOptions::default()).await.unwrap();
+    assert_eq!(taken.sealed, end);
+    assert_eq!(database.floor(keys.clone(), start, end).await.unwrap(), torn);
+    let promotion = Promotion { start: torn, instance_id: "pvc-1".into(), new_timeline: TimelineId(2) };
+    let promoted = database.promote(&state, &taken, &promotion).await.unwrap();
+    let server = attached("pvc-1", promoted.lineage.history.clone());
+    let writer = database.claim(&server, &fixture.recipients, Default::default()).await.unwrap();
+    let writer = writer.into_running(common::limits()).unwrap();
+    let later = starts[starts.len() * 3 / 4];
+    let end = Lsn(later.0 + 10);
+    let (from, to) = ((torn.0 - start.0) as usize, (end.0 - start.0) as usize);
+    writer.append(torn, bytes::Bytes::copy_from_slice(&bytes[from..to])).await.unwrap();
+    durable(&writer, end).await;
+    for from in [start, torn] {
+        assert_eq!(database.floor(keys.clone(), from, end).await.unwrap(), later, "from {from}");
+    }
+    let beyond = database.floor(keys, start, Lsn(end.0 + 1)).await.unwrap_err();
+    assert!(matches!(beyond, ReadError::EndsBefore { tip, .. } if tip == end), "{beyond}");
 }
