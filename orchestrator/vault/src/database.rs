@@ -227,14 +227,15 @@ impl DatabaseVault {
     }
 
     /// The end of the last complete WAL record at or below `upto`. `from` is the start or the end of some record at
-    /// or below it, such as the standby's replay position; the log is read from there to its end, since only there it is sure
-    /// that no promotion has cut off what was read.
+    /// or below it, such as the standby's replay position; the log is read from there to `upto`, and on into the newest epoch, since
+    /// only there it is sure that no promotion has cut off what was read.
     pub async fn floor(&self, identities: Identities, from: Lsn, upto: Lsn) -> Result<Lsn, ReadError> {
         let access = self.access().await?;
         let segment_size = access.facts.segment_size;
         if from >= upto {
             return Ok(from);
         }
+        let newest = access.believed_end().await?.0.position().epoch;
         let mut scanner = RecordScanner::new(from, segment_size, false);
         let mut reader = LogReader::new(access, identities, from, ReadOptions::default());
         let mut reached = false;
@@ -253,6 +254,9 @@ impl DatabaseVault {
                         return Err(VaultError::Damaged { key, error: ObjectError::Misplaced { reason } }.into());
                     }
                     reached |= start.checked_add(data.len() as u64).is_none_or(|end| end >= upto);
+                    if reached && reader.place().is_some_and(|place| place.position().epoch >= newest) {
+                        return Ok(scanner.complete_end());
+                    }
                 }
                 // The new line goes on where the old site's last complete record ended.
                 ReadEvent::Cut { to, .. } if to < upto => {
