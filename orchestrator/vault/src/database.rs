@@ -241,8 +241,8 @@ impl DatabaseVault {
         let mut reached = false;
         loop {
             let event = match reader.next().await {
-                // Nobody asked for what stands beyond: a thief's object, say.
-                Err(_) if reached => return Ok(scanner.complete_end()),
+                // The believed log ends here. Any other error may hide a cut.
+                Err(ReadError::Vault(error)) if reached && error.is_untrusted() => return Ok(scanner.complete_end()),
                 event => event?,
             };
             match event {

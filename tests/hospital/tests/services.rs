@@ -122,8 +122,7 @@ async fn a_commit_that_hangs_is_answered_unknown_in_time_and_bounded() {
     let started = Instant::now();
     let (status, refusal) = hospital.post(Service::Registration, &patient).await;
     assert_eq!((status, refusal["outcome"].as_str()), (503, Some("unknown")));
-    // It would hang for ever.
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 
     // Many more hang; the connections they hold stay bounded, and reading goes on.
     let crowd =

@@ -1,6 +1,6 @@
 //! What is an index and what is not, and what opening a long log costs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_wal::TimelineId;
 use holdfast_wal::history::TimelineHistory;
@@ -107,35 +107,48 @@ impl Log {
     }
 }
 
-/// Everybody who opens a log, and how many requests it takes each to find the end of it. (How long, `cargo lab bench vault` tells.)
+/// Everybody who opens a log, and how many requests it takes each to find the end of it.
 async fn openings(store: &Arc<MemoryStore>, database: &DatabaseVault, end: &Cursor) -> Vec<(&'static str, u64)> {
     let mut costs = Vec::new();
     for who in ["reader", "claimant", "taker", "relay"] {
-        let opened = DatabaseVault::new(database.vault.clone(), "billing");
-        store.set_toxics(Toxics { latency: Duration::from_millis(20), ..Toxics::default() });
-        let before = store.requests();
-        let found = match who {
-            "reader" => opened.tip().await.unwrap().tip,
-            "relay" => {
-                let (near, _) = opened.access().await.unwrap().at_or_before(end.position().start).await.unwrap();
-                assert!(near.position().start <= end.position().start);
-                end.position().start
+        let (mut requests, mut took) = opening(store, database, end, who).await;
+        // A machine that does other things as well is slow now and then, and not three times.
+        for _ in 0..2 {
+            if took > Duration::from_secs(1) {
+                (requests, took) = opening(store, database, end, who).await;
             }
-            _ => {
-                let access = opened.access().await.unwrap();
-                let mut near = access.near_end().await.unwrap();
-                let claims = who == "claimant";
-                let (sure, steps) =
-                    if claims { (Sure::Beyond(near.listed), u32::MAX) } else { (Sure::No, TAKER_STEPS) };
-                let walked = access.walk_on(&mut near.known, near.cursor, sure, steps).await.unwrap();
-                walked.position().start
-            }
-        };
-        store.set_toxics(Toxics::default());
-        assert_eq!(found, end.position().start, "{who}");
-        costs.push((who, store.requests() - before));
+        }
+        assert!(took <= Duration::from_secs(1), "{who}: {took:?}");
+        costs.push((who, requests));
     }
     costs
+}
+
+/// One of them, where each request takes 20 ms.
+async fn opening(store: &MemoryStore, database: &DatabaseVault, end: &Cursor, who: &str) -> (u64, Duration) {
+    let opened = DatabaseVault::new(database.vault.clone(), "billing");
+    store.set_toxics(Toxics { latency: Duration::from_millis(20), ..Toxics::default() });
+    let (before, began) = (store.requests(), Instant::now());
+    let found = match who {
+        "reader" => opened.tip().await.unwrap().tip,
+        "relay" => {
+            let (near, _) = opened.access().await.unwrap().at_or_before(end.position().start).await.unwrap();
+            assert!(near.position().start <= end.position().start);
+            end.position().start
+        }
+        _ => {
+            let access = opened.access().await.unwrap();
+            let mut near = access.near_end().await.unwrap();
+            let claims = who == "claimant";
+            let (sure, steps) = if claims { (Sure::Beyond(near.listed), u32::MAX) } else { (Sure::No, TAKER_STEPS) };
+            let walked = access.walk_on(&mut near.known, near.cursor, sure, steps).await.unwrap();
+            walked.position().start
+        }
+    };
+    let cost = (store.requests() - before, began.elapsed());
+    store.set_toxics(Toxics::default());
+    assert_eq!(found, end.position().start, "{who}");
+    cost
 }
 
 fn body(plain: &[u8]) -> Option<crate::object::BodyInfo> {
