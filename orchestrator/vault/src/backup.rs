@@ -16,11 +16,9 @@ use crate::error::VaultError;
 use crate::fetch::{self, damaged, retrying};
 use crate::keys::is_valid_name;
 use crate::log::incarnation::Incarnation;
-use crate::log::storing::with_header;
-use crate::object::{
-    BodyInfo, Hash, Nonce, ObjectError, PublicKey, Subject, decode, decode_header, decode_stored, encode_plain,
-};
-use crate::seal::{Identities, Recipients, Sealer, open};
+use crate::long_body::LongBody;
+use crate::object::{Hash, Nonce, ObjectError, PublicKey, Subject, decode, decode_header, decode_stored, encode_plain};
+use crate::seal::{Identities, Recipients, ZSTD_LEVEL, open};
 use crate::store::{ListRequest, Object, StoreError, StoreErrorKind};
 
 /// The best size of a part: big enough for the store, small enough for memory.
@@ -97,9 +95,6 @@ pub struct BackupManifest {
     pub key: PublicKey,
 }
 
-/// A part's body, sealed, and what its header says of it.
-type Body = (BodyInfo, Vec<u8>);
-
 /// Stores a base backup, part by part. Until [`BackupWriter::finish`] there is no backup.
 pub struct BackupWriter {
     database: DatabaseVault,
@@ -107,9 +102,7 @@ pub struct BackupWriter {
     meta: BackupMeta,
     me: Incarnation,
     recipients: Recipients,
-    /// Those without work.
-    sealers: Vec<Sealer>,
-    sealing: VecDeque<JoinHandle<(Sealer, Result<Body, ObjectError>)>>,
+    sealing: VecDeque<JoinHandle<Result<LongBody, ObjectError>>>,
     /// The next part to get a header.
     next: u32,
     prev: Option<Hash>,
@@ -149,7 +142,6 @@ impl BackupWriter {
             meta,
             me,
             recipients: recipients.clone(),
-            sealers: Vec::new(),
             sealing: VecDeque::new(),
             next: 0,
             prev: None,
@@ -160,13 +152,14 @@ impl BackupWriter {
         })
     }
 
-    /// Stores the next part, of at most 16 MiB. Returns when it is on its way; an earlier part that could not be
-    /// stored is reported here or by [`BackupWriter::finish`]. Whoever gives up waiting gives up the backup.
-    pub async fn part(&mut self, plain: Bytes) -> Result<(), VaultError> {
+    /// Stores the next part, of at most 16 MiB, given in pieces: each is dropped as soon as it is sealed. Returns when it is on
+    /// its way; an earlier part that could not be stored is reported here or by [`BackupWriter::finish`]. Whoever gives up
+    /// waiting gives up the backup.
+    pub async fn part(&mut self, pieces: Vec<Bytes>) -> Result<(), VaultError> {
         self.whole()?;
         // Until this one is on its way.
         self.broken = true;
-        self.begin(plain).await?;
+        self.begin(pieces).await?;
         self.broken = false;
         Ok(())
     }
@@ -175,25 +168,22 @@ impl BackupWriter {
         if self.broken { Err(VaultError::Store(ended("an earlier part was not stored"))) } else { Ok(()) }
     }
 
-    async fn begin(&mut self, plain: Bytes) -> Result<(), VaultError> {
+    async fn begin(&mut self, pieces: Vec<Bytes>) -> Result<(), VaultError> {
         let n = self.next.saturating_add(self.sealing.len() as u32);
-        let key = self.database.keys.backup_part(&self.meta.id, n);
-        if plain.len() > MAX_PART_BYTES {
-            let (len, max) = (plain.len() as u64, MAX_PART_BYTES as u64);
+        let len: usize = pieces.iter().map(Bytes::len).sum();
+        if len > MAX_PART_BYTES {
+            let key = self.database.keys.backup_part(&self.meta.id, n);
+            let (len, max) = (len as u64, MAX_PART_BYTES as u64);
             return Err(damaged(&key)(ObjectError::BodyTooLong { len, max }));
         }
         while self.sealing.len() >= SEALED_AT_ONCE {
             self.send().await?;
         }
-        let mut sealer = match self.sealers.pop() {
-            Some(sealer) => sealer,
-            None => Sealer::new(self.recipients.clone()).map_err(damaged(&key))?,
-        };
-        self.sealing.push_back(tokio::task::spawn_blocking(move || {
-            let mut sealed = Vec::new();
-            let info = sealer.seal(&plain, &mut sealed);
-            (sealer, info.map(|info| (info, sealed)))
-        }));
+        // Of the part before only its header is needed, which is not there yet.
+        let longest = self.me.header(self.subject(n, Some(Hash([0; 32]))));
+        let (me, recipients) = (self.me.clone(), self.recipients.clone());
+        let seal = move || LongBody::seal(&me, longest, &recipients, pieces, ZSTD_LEVEL);
+        self.sealing.push_back(tokio::task::spawn_blocking(seal));
         Ok(())
     }
 
@@ -207,14 +197,11 @@ impl BackupWriter {
         // Nothing waits from here on: whoever gives up waiting leaves no part behind that is taken out and not sent.
         self.sealing.pop_front();
         let key = self.database.keys.backup_part(&self.meta.id, self.next);
-        let gone = |_| damaged(&key)(ObjectError::Open { reason: "the sealing thread ended".into() });
-        let (sealer, sealed) = sealed.map_err(gone)?;
-        self.sealers.push(sealer);
-        let (info, body) = sealed.map_err(damaged(&key))?;
-        self.plain_bytes += info.plain_len;
+        let gone = |_| ObjectError::Open { reason: "the sealing thread ended".into() };
+        let body = sealed.map_err(gone).flatten().map_err(damaged(&key))?;
+        self.plain_bytes += body.info().plain_len;
         let header = self.me.header(self.subject(self.next, self.prev));
-        let (object, hash) = with_header(&self.me, header, info, &body).map_err(damaged(&key))?;
-        drop(body);
+        let (object, hash) = body.with_header(&self.me, header).map_err(damaged(&key))?;
         self.stored_bytes += object.len() as u64;
         (self.prev, self.next) = (Some(hash), self.next + 1);
         let database = self.database.clone();

@@ -29,6 +29,7 @@ pub mod janitor;
 mod journal;
 mod keys;
 pub mod log;
+mod long_body;
 pub mod object;
 mod seal;
 mod segment;

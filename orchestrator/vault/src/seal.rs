@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use age::secrecy::ExposeSecret;
 use age::x25519;
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use zstd::bulk::{Compressor, Decompressor};
 
 use crate::error::VaultError;
 use crate::object::{BodyInfo, Encoding, Hash, ObjectError};
 
-/// Fast, because WAL is sealed while a client waits for its commit.
-const ZSTD_LEVEL: i32 = 1;
-/// From so many bytes on the digest of what is sealed is made on a thread of its own, beside the rest: it takes a quarter of the
-/// time, and needs nothing of what else is done.
+/// Fast, because WAL is sealed while a client waits for its commit, and a backup while the database is at work.
+pub(crate) const ZSTD_LEVEL: i32 = 1;
+/// From so many bytes on a thread for the digest is worth its start.
 const DIGEST_BESIDE_BYTES: usize = 512 * 1024;
 /// Of a frame as long as the longest body: one that asks for a larger window lies.
 const PROVED_WINDOW_LOG: u32 = 24;
@@ -48,6 +48,12 @@ impl Recipients {
     /// The `age1...` strings.
     pub fn public_keys(&self) -> Vec<String> {
         self.0.iter().map(ToString::to_string).collect()
+    }
+
+    /// Begins an age file for all of them.
+    fn encryptor(&self) -> Result<age::Encryptor, ObjectError> {
+        let recipients = self.0.iter().map(|recipient| recipient as &dyn age::Recipient);
+        age::Encryptor::with_recipients(recipients).map_err(|e| ObjectError::Open { reason: e.to_string() })
     }
 }
 
@@ -136,12 +142,7 @@ impl Sealer {
         let (plain_sha256, sha256) = if plain.len() < DIGEST_BESIDE_BYTES {
             (Hash::of(plain), self.seal_body(plain, out)?)
         } else {
-            std::thread::scope(|scope| {
-                let digest = scope.spawn(|| Hash::of(plain));
-                let sha256 = self.seal_body(plain, out);
-                let gone = |_| ObjectError::Open { reason: "the thread that makes a digest ended".into() };
-                Ok::<_, ObjectError>((digest.join().map_err(gone)?, sha256?))
-            })?
+            digest_beside(|| Hash::of(plain), || self.seal_body(plain, out))?
         };
         let (len, plain_len) = (out.len() as u64, plain.len() as u64);
         Ok(BodyInfo { len, sha256, plain_len, plain_sha256, encoding: Encoding::AgeZstd })
@@ -152,11 +153,8 @@ impl Sealer {
         self.compressed.clear();
         self.compressed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
         self.compressor.compress_to_buffer(plain, &mut self.compressed).map_err(cannot_open)?;
-        let recipients = self.recipients.0.iter().map(|r| r as &dyn age::Recipient);
-        let encryptor =
-            age::Encryptor::with_recipients(recipients).map_err(|e| ObjectError::Open { reason: e.to_string() })?;
         out.reserve(self.compressed.len() + 512);
-        let mut stream = encryptor.wrap_output(&mut *out).map_err(cannot_open)?;
+        let mut stream = self.recipients.encryptor()?.wrap_output(&mut *out).map_err(cannot_open)?;
         stream.write_all(&self.compressed).map_err(cannot_open)?;
         stream.finish().map_err(cannot_open)?;
         // A big chunk must not keep its memory for ever.
@@ -171,28 +169,57 @@ impl Sealer {
 /// behind `room` bytes for a header, so that both become one object without a copy, and what the header says of it.
 pub(crate) fn seal_pieces(
     recipients: &Recipients,
-    pieces: Vec<bytes::Bytes>,
+    pieces: Vec<Bytes>,
     level: i32,
     room: usize,
 ) -> Result<(Vec<u8>, BodyInfo), ObjectError> {
-    let keys = recipients.0.iter().map(|r| r as &dyn age::Recipient);
-    let encryptor = age::Encryptor::with_recipients(keys).map_err(|e| ObjectError::Open { reason: e.to_string() })?;
+    let plain_len: usize = pieces.iter().map(Bytes::len).sum();
     // As long as it may get, so that it never moves: memory that is not written to is not taken.
-    let plain: usize = pieces.iter().map(bytes::Bytes::len).sum();
-    let mut out = Vec::with_capacity(room + longest_sealed(plain));
+    let mut out = Vec::with_capacity(room + longest_sealed(plain_len));
     out.resize(room, 0);
-    let (mut digest, mut plain_len) = (Sha256::new(), 0);
-    let encrypted = encryptor.wrap_output(&mut out).map_err(cannot_open)?;
+    let same = pieces.clone();
+    let (plain_sha256, ()) = digest_beside(
+        move || {
+            let mut digest = Sha256::new();
+            same.into_iter().for_each(|piece| digest.update(&piece));
+            Hash(digest.finalize().into())
+        },
+        || encrypt_pieces(recipients, pieces, level, plain_len as u64, &mut out),
+    )?;
+    let (len, sha256) = ((out.len() - room) as u64, Hash::of(&out[room..]));
+    let info = BodyInfo { len, sha256, plain_len: plain_len as u64, plain_sha256, encoding: Encoding::AgeZstd };
+    Ok((out, info))
+}
+
+fn encrypt_pieces(
+    recipients: &Recipients,
+    pieces: Vec<Bytes>,
+    level: i32,
+    plain_len: u64,
+    out: &mut Vec<u8>,
+) -> Result<(), ObjectError> {
+    let encrypted = recipients.encryptor()?.wrap_output(out).map_err(cannot_open)?;
     let mut stream = zstd::stream::write::Encoder::new(encrypted, level).map_err(cannot_open)?;
+    stream.set_pledged_src_size(Some(plain_len)).map_err(cannot_open)?;
     for piece in pieces {
-        digest.update(&piece);
-        plain_len += piece.len() as u64;
         stream.write_all(&piece).map_err(cannot_open)?;
     }
     stream.finish().and_then(|encrypted| encrypted.finish()).map_err(cannot_open)?;
-    let (len, sha256) = ((out.len() - room) as u64, Hash::of(&out[room..]));
-    let plain_sha256 = Hash(digest.finalize().into());
-    Ok((out, BodyInfo { len, sha256, plain_len, plain_sha256, encoding: Encoding::AgeZstd }))
+    Ok(())
+}
+
+/// Makes the digest of what is sealed on a thread of its own, beside the sealing: it takes a quarter of the time, and needs
+/// nothing of what else is done.
+fn digest_beside<T>(
+    digest: impl FnOnce() -> Hash + Send,
+    seal: impl FnOnce() -> Result<T, ObjectError>,
+) -> Result<(Hash, T), ObjectError> {
+    std::thread::scope(|scope| {
+        let digest = scope.spawn(digest);
+        let sealed = seal();
+        let gone = |_| ObjectError::Open { reason: "the thread that makes a digest ended".into() };
+        Ok((digest.join().map_err(gone)?, sealed?))
+    })
 }
 
 /// How long a sealed body is at most: a 256th more for bytes that do not compress, and the headers of zstd and age.
@@ -300,7 +327,7 @@ mod tests {
         // It does not compress.
         let noise = |n: u32| Hash::of(&n.to_le_bytes()).0[..4].to_vec();
         let plain: Vec<u8> = (0..1 << 18).flat_map(noise).collect();
-        for pieces in [Vec::new(), plain.chunks(70_000).map(bytes::Bytes::copy_from_slice).collect()] {
+        for pieces in [Vec::new(), plain.chunks(70_000).map(Bytes::copy_from_slice).collect()] {
             let whole = pieces.concat();
             let (out, info) = seal_pieces(&identities.recipients(), pieces, 3, 700).unwrap();
             assert_eq!((info.len, out[..700].iter().all(|byte| *byte == 0)), (out.len() as u64 - 700, true));

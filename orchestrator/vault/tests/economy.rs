@@ -60,8 +60,8 @@ async fn back_up_at(fixture: &Fixture, id: &str, start: Lsn, finished: jiff::Tim
         tablespaces: Vec::new(),
     };
     let mut backup = fixture.database.begin_backup(meta, fixture.recipients.clone()).await.unwrap();
-    backup.part(Bytes::from_static(b"one")).await.unwrap();
-    backup.part(Bytes::from_static(b"two")).await.unwrap();
+    backup.part(vec![Bytes::from_static(b"one")]).await.unwrap();
+    backup.part(vec![Bytes::from_static(b"two")]).await.unwrap();
     backup.finish(start, finished).await.unwrap();
 }
 

@@ -36,7 +36,7 @@ fn meta(id: &str) -> BackupMeta {
 async fn store_backup(fixture: &Fixture, id: &str, parts: &[Bytes], finished: i64) {
     let mut writer = fixture.database.begin_backup(meta(id), fixture.recipients.clone()).await.unwrap();
     for part in parts {
-        writer.part(part.clone()).await.unwrap();
+        writer.part(vec![part.clone()]).await.unwrap();
     }
     writer.finish(Lsn(ORIGIN.0 + 1), Timestamp::from_second(finished).unwrap()).await.unwrap();
 }
@@ -51,7 +51,7 @@ async fn backups_are_read_back_in_order() {
     store_backup(&fixture, "a", &parts[..1], 200).await;
     // Without a manifest there is no backup.
     let mut half = fixture.database.begin_backup(meta("c"), fixture.recipients.clone()).await.unwrap();
-    half.part(parts[0].clone()).await.unwrap();
+    half.part(vec![parts[0].clone()]).await.unwrap();
     drop(half);
     let backups = fixture.database.backups().await.unwrap();
     let ids: Vec<&str> = backups.iter().map(|backup| backup.meta.id.as_str()).collect();

@@ -98,7 +98,7 @@ async fn store_backup(fixture: &Fixture, id: &str, at: Lsn) {
         tablespaces: Vec::new(),
     };
     let mut backup = fixture.database.begin_backup(meta, fixture.recipients.clone()).await.unwrap();
-    backup.part(Bytes::from(id.to_owned())).await.unwrap();
+    backup.part(vec![Bytes::from(id.to_owned())]).await.unwrap();
     backup.finish(at, Timestamp::UNIX_EPOCH).await.unwrap();
 }
 

@@ -144,7 +144,7 @@ impl Backups<'_> {
             return Err(BackupError::Incomplete { what: "it did not say where it starts" });
         };
         let writer = self.database.begin_backup(meta(lsn, timeline, settings), self.recipients.clone()).await?;
-        let mut parts = Parts { writer, buffer: BytesMut::new() };
+        let mut parts = Parts { writer, pieces: Vec::new(), buffer: BytesMut::new() };
         let mut manifest = ManifestPieces::default();
         loop {
             match stream.next().await? {
@@ -167,19 +167,30 @@ impl Backups<'_> {
     }
 }
 
-/// Cuts the stream into parts; holds one part in memory.
+/// Of so many bytes are the pieces in which a part is sealed: bigger than what the allocator keeps for later.
+const PIECE_BYTES: usize = 1024 * 1024;
+
+/// Cuts the stream into parts; holds one part in memory, in pieces that go one by one when it is sealed.
 struct Parts {
     writer: BackupWriter,
+    pieces: Vec<Bytes>,
+    /// The piece that is being filled.
     buffer: BytesMut,
 }
 
 impl Parts {
     async fn add(&mut self, mut data: &[u8]) -> Result<(), BackupError> {
         while !data.is_empty() {
-            let take = data.len().min(BACKUP_PART_BYTES - self.buffer.len());
+            if self.buffer.capacity() == 0 {
+                self.buffer.reserve(PIECE_BYTES);
+            }
+            let take = data.len().min(PIECE_BYTES - self.buffer.len());
             self.buffer.extend_from_slice(&data[..take]);
             data = &data[take..];
-            if self.buffer.len() == BACKUP_PART_BYTES {
+            if self.buffer.len() == PIECE_BYTES {
+                self.pieces.push(std::mem::take(&mut self.buffer).freeze());
+            }
+            if self.pieces.len() * PIECE_BYTES == BACKUP_PART_BYTES {
                 self.store().await?;
             }
         }
@@ -187,12 +198,14 @@ impl Parts {
     }
 
     async fn store(&mut self) -> Result<(), BackupError> {
-        let part: Bytes = self.buffer.split().freeze();
-        Ok(self.writer.part(part).await?)
+        Ok(self.writer.part(std::mem::take(&mut self.pieces)).await?)
     }
 
     async fn finish(mut self, end: Lsn) -> Result<BackupManifest, BackupError> {
         if !self.buffer.is_empty() {
+            self.pieces.push(self.buffer.split().freeze());
+        }
+        if !self.pieces.is_empty() {
             self.store().await?;
         }
         Ok(self.writer.finish(end, Timestamp::now()).await?)

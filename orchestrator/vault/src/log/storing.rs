@@ -20,7 +20,7 @@ use crate::log::pace::Pace;
 use crate::log::types::{SealSummary, StoreProblem, WriterLimits, WriterState};
 use crate::log::writer::{ChunkAnswer, Cut, WriterCore};
 use crate::log::writing::Shared;
-use crate::object::{BodyInfo, Hash, Header, ObjectError, Subject, decode_header, encode_header};
+use crate::object::{Hash, Header, ObjectError, Subject, decode_header, encode_header};
 use crate::seal::Sealer;
 use crate::store::{Created, Lock, StoreError};
 
@@ -324,25 +324,15 @@ fn problem(error: &StoreError) -> StoreProblem {
 pub(crate) fn seal_chunk(
     sealer: &mut Sealer,
     me: &Incarnation,
-    header: Header,
+    mut header: Header,
     plain: &[u8],
 ) -> Result<(Bytes, Hash), ObjectError> {
     let mut body = Vec::new();
     let info = sealer.seal(plain, &mut body)?;
-    with_header(me, header, info, &body)
-}
-
-/// An object of a header, signed, and a sealed body.
-pub(crate) fn with_header(
-    me: &Incarnation,
-    mut header: Header,
-    info: BodyInfo,
-    body: &[u8],
-) -> Result<(Bytes, Hash), ObjectError> {
     header.body = Some(info);
     let (mut object, hash) = encode_header(&header, me.key())?;
     object.reserve_exact(body.len());
-    object.extend_from_slice(body);
+    object.extend_from_slice(&body);
     Ok((object.into(), hash))
 }
 

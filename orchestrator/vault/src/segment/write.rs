@@ -11,8 +11,9 @@ use crate::fetch::{self, damaged};
 use crate::keys::SegmentKey;
 use crate::log::LogAccess;
 use crate::log::incarnation::Incarnation;
-use crate::object::{BodyInfo, Encoding, Hash, ObjectError, Subject, decode_stored_header, encode_header};
-use crate::seal::{Recipients, seal_pieces};
+use crate::long_body::LongBody;
+use crate::object::{Hash, ObjectError, Subject, decode_stored_header};
+use crate::seal::Recipients;
 use crate::store::Object;
 
 /// Better than a chunk's: nobody waits for it, and it stays for months.
@@ -118,17 +119,9 @@ fn seal(
     segment: Segment,
     pieces: Vec<Bytes>,
 ) -> Result<Sealed, ObjectError> {
-    let mut header = me.header(Subject::Segment(Box::new(segment.clone())));
-    // Numbers of the most digits: no header of this segment is longer.
-    let (any, len) = (Hash([0; 32]), u64::MAX);
-    let longest = BodyInfo { len, sha256: any, plain_len: len, plain_sha256: any, encoding: Encoding::AgeZstd };
-    header.body = Some(longest);
-    let room = encode_header(&header, me.key())?.0.len();
-    let (mut object, info) = seal_pieces(recipients, pieces, ZSTD_LEVEL, room)?;
-    header.body = Some(info);
-    let (block, hash) = encode_header(&header, me.key())?;
-    let from = room.checked_sub(block.len()).ok_or(ObjectError::HeaderTooLong { len: block.len() })?;
-    object[from..room].copy_from_slice(&block);
-    let object = Bytes::from(object).slice(from..);
-    Ok(Sealed { segment, object, hash, plain_sha256: info.plain_sha256 })
+    let header = me.header(Subject::Segment(Box::new(segment.clone())));
+    let body = LongBody::seal(me, header.clone(), recipients, pieces, ZSTD_LEVEL)?;
+    let plain_sha256 = body.info().plain_sha256;
+    let (object, hash) = body.with_header(me, header)?;
+    Ok(Sealed { segment, object, hash, plain_sha256 })
 }

@@ -65,7 +65,7 @@ impl Fixture {
         };
         let mut writer = self.database.begin_backup(meta, self.recipients.clone()).await.unwrap();
         for n in 0..3 {
-            writer.part(wal(Lsn(n << 20), 200_000, 9)).await.unwrap();
+            writer.part(vec![wal(Lsn(n << 20), 200_000, 9)]).await.unwrap();
         }
         writer.finish(end, Timestamp::UNIX_EPOCH).await.unwrap()
     }

@@ -115,6 +115,7 @@ impl Bench {
         let writer = self.backup(&vault, "read").await?;
         self.write(writer, TIMES).await?;
         let keys = bucket.list("v1/db/bench/backup/read/").await?;
+        let unsealed = self.store_unsealed(bucket).await?;
         let address = server.endpoint().trim_start_matches("http://").parse().context("the store's address")?;
         let link = Link::new(address, LINK_BYTES_PER_SECOND)?;
         let pipe = format!("{} | sha256sum", self.opening_pipe());
@@ -123,13 +124,15 @@ impl Bench {
         for (endpoint, where_to) in [(server.endpoint(), "on this machine"), (link.endpoint(), "behind 1 Gbit/s")] {
             let database = Vault::open(config(&endpoint, server)?)?.database("bench")?;
             let (read, scrub) = (self.read(&database).await?, self.scrub(&database).await?);
-            let plain = self.plain_gets(&plain_client(&endpoint, server), &keys).await?;
+            let client = plain_client(&endpoint, server);
+            let (plain, whole) = (self.plain_gets(&client, &keys).await?, self.plain_gets(&client, &unsealed).await?);
             let row = |what: &str, ours, (peer, theirs), wanted| {
                 let what = format!("{what}, store {where_to}");
                 Row::Rate { what, ours, peer, theirs, wanted }
             };
             let (gets, pipe) = (("plain GET, 8 in flight", plain), ("age -d | zstd -d | sha256sum", programs));
             rows.push(row("read, verify, decrypt, decompress", read, gets, Some(0.7)));
+            rows.push(row("read, the same", read, ("plain GET of unsealed WAL", whole), None));
             rows.push(row("read, the same", read, pipe, None));
             rows.push(row("scrub, 8 in flight", scrub, gets, None));
             rows.push(row("scrub, the same", scrub, pipe, None));
@@ -166,7 +169,17 @@ impl Bench {
         .await
     }
 
-    /// The same objects as they are, MiB of the WAL in them a second.
+    /// The WAL as it is: what somebody reads who has neither compressed nor encrypted it. As many keys as are read of ours.
+    async fn store_unsealed(&self, bucket: &Bucket) -> Result<Vec<String>> {
+        let keys: Vec<_> = (0..self.wal.len()).map(|n| format!("unsealed/{n}")).collect();
+        for (key, wal) in keys.iter().zip(&self.wal) {
+            let put = bucket.client().put_object().bucket(BUCKET).key(key);
+            put.body(ByteStream::from(wal.clone())).send().await?;
+        }
+        Ok(vec![keys; TIMES].concat())
+    }
+
+    /// These objects as they are, MiB of the WAL in them a second.
     async fn plain_gets(&self, bucket: &Bucket, keys: &[String]) -> Result<Speed> {
         self.best(self.read_bytes(), async |_| {
             let began = Instant::now();
@@ -204,7 +217,7 @@ impl Bench {
     async fn write(&self, mut writer: BackupWriter, times: usize) -> Result<()> {
         for _ in 0..times {
             for part in &self.wal {
-                writer.part(part.clone()).await?;
+                writer.part(vec![part.clone()]).await?;
             }
         }
         writer.finish(Lsn(self.start().0 + 1), Timestamp::now()).await?;
