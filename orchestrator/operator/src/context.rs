@@ -7,7 +7,7 @@ use holdfast_api::{Drill, Failover, ProtectedDatabase, RecoveryPlan, StandbyData
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, Store, store::Writer};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::apply::AppliedCache;
 use crate::database_metrics::DatabaseMetrics;
@@ -54,6 +54,8 @@ pub struct Context {
     pub(crate) addresses: AddressCache,
     pub(crate) lags: LagTrackers,
     pub(crate) suitability: Suitability,
+    /// Whose turn it is to read a log for its last record.
+    pub(crate) floors: Semaphore,
 }
 
 impl Context {
@@ -81,6 +83,7 @@ impl Context {
             applied: AppliedCache::default(),
             addresses: AddressCache::default(),
             suitability: Suitability::default(),
+            floors: Semaphore::new(1),
             lags: LagTrackers::default(),
         }))
     }

@@ -23,6 +23,9 @@ const POLL: Duration = Duration::from_millis(50);
 const STALLED: Duration = Duration::from_millis(300);
 /// One attempt to replay; then the step counts as failed and is repeated.
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(600);
+/// Whoever reads a log for its last record may hold a whole segment of WAL, so databases take turns; but none waits longer for
+/// another's log, which may be on a store that does not answer.
+const TURN: Duration = Duration::from_secs(1);
 /// How long one commit may wait for its acknowledgement.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,9 +69,7 @@ pub async fn replay(
         let replayed = state.replay_lsn.unwrap_or(Lsn::INVALID);
         check(&state, replayed, target.upto)?;
         if wait.floor.is_none() && wait.has_all(&state, target.upto) {
-            let identities = target.identities.clone();
-            let floor = target.log.floor(identities, replayed, target.upto).await;
-            wait.floor = Some(floor.map_err(step_error)?);
+            wait.floor = Some(floor(ctx, target, replayed).await?);
         }
         if wait.floor.is_some_and(|floor| floor <= replayed) {
             return Ok(replayed);
@@ -79,6 +80,12 @@ pub async fn replay(
         }
         sleep(POLL).await;
     }
+}
+
+async fn floor(ctx: &Context, target: &ReplayTarget<'_>, replayed: Lsn) -> Result<Lsn, StepError> {
+    let _turn = timeout(TURN, ctx.floors.acquire()).await;
+    let floor = target.log.floor(target.identities.clone(), replayed, target.upto).await;
+    floor.map_err(step_error)
 }
 
 /// Decides when it is worth asking the vault where the last record ends: once all has been received, or
