@@ -169,6 +169,7 @@ impl Backups<'_> {
 
 /// Of so many bytes are the pieces in which a part is sealed: bigger than what the allocator keeps for later.
 const PIECE_BYTES: usize = 1024 * 1024;
+const _: () = assert!(BACKUP_PART_BYTES.is_multiple_of(PIECE_BYTES));
 
 /// Cuts the stream into parts; holds one part in memory, in pieces that go one by one when it is sealed.
 struct Parts {
